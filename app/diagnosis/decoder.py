@@ -5,6 +5,7 @@ Invariant: a health lies in its interval, and both in [0, 1]; remaining life lie
 and neither is negative. Shape letters as in `app.model.graph`.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +23,15 @@ from app.features.spec import FeatureSpec
 from app.model.grades import Numbers, health_of_grades
 from app.model.graph import Booleans, Prediction
 from app.schemas.diagnosis import Basis
-from app.schemas.equipment import Grade
+from app.schemas.equipment import Equipment, Grade
 
 DIGITS = 6
 """Decimals of the numbers in a diagnosis: finer than any threshold and than float32."""
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
 NOT_FINITE = "the network's output for this component is not a finite number"
 UNKNOWN_INTERVAL = (0.0, 1.0)
+UNTRAINED_WIDENING = 2.0
+"""How much wider intervals are for a design that training never showed; not calibrated."""
 _NONE = np.array(None, object)
 AT_CAP = 0.98
 """Share of the horizon of training from which remaining life counts as the horizon: a mean of
@@ -82,7 +85,7 @@ class PredictionDecoder:
         calibrations: by component id; the default is `UNCALIBRATED`.
         masking: evidence that training withheld.
         coverage: of the intervals.
-        designs: that the version was trained on; empty where that is unknown.
+        design_trained: whether the version was trained on the design.
     """
 
     version: str
@@ -92,18 +95,21 @@ class PredictionDecoder:
     calibrations: Mapping[str, ComponentCalibration]
     masking: Masking
     coverage: float = 0.9
-    designs: Sequence[str] = ()
+    design_trained: bool = True
 
     @classmethod
     def of(
         cls,
         version: str,
-        design: str,
+        equipment: Equipment,
         manifest: Manifest,
         spec: FeatureSpec,
         calibration: Calibration,
     ) -> Self:
-        """Return the decoder for a design by the documents of a version's checkpoint."""
+        """Return the decoder for a machine's design by the documents of a version's checkpoint."""
+        design = equipment.design
+        if design not in spec.references:
+            return cls._of_untrained(version, equipment, manifest, spec, calibration)
         return cls(
             version=version,
             weights_sha256=manifest.sha256[WEIGHTS],
@@ -114,7 +120,52 @@ class PredictionDecoder:
             calibrations=calibration.components.get(design, {}),
             masking=manifest.masking,
             coverage=calibration.coverage,
-            designs=manifest.designs,
+        )
+
+    @classmethod
+    def _of_untrained(
+        cls,
+        version: str,
+        equipment: Equipment,
+        manifest: Manifest,
+        spec: FeatureSpec,
+        calibration: Calibration,
+    ) -> Self:
+        """Return the decoder for a design without training: heads and intervals by type.
+
+        A head answers for the types of the components that it had labels for in any design. A
+        component has the widest intervals of those without grades, `UNTRAINED_WIDENING` times as
+        wide; without any, those that hold for all distributions.
+        """
+        types = {component.component_id: component.type for component in equipment.components}
+        trained_heads: dict[Head, Sequence[str]] = {}
+        for head, designs in manifest.trained_heads.items():
+            trained = {
+                spec.types.get(design, {}).get(each)
+                for design, ids in designs.items()
+                for each in ids
+            }
+            is_known = head != "grade"
+            trained_heads[head] = [each for each in types if is_known and types[each] in trained]
+        found: dict[str | None, list[ComponentCalibration]] = defaultdict(list)
+        for design, components in calibration.components.items():
+            graded = spec.grades.get(design, {})
+            for component_id, stated in components.items():
+                if component_id not in graded:
+                    found[spec.types.get(design, {}).get(component_id)].append(stated)
+        every = [stated for of_type in found.values() for stated in of_type]
+        return cls(
+            version=version,
+            weights_sha256=manifest.sha256[WEIGHTS],
+            grades={},
+            trained_heads=trained_heads,
+            calibrations={
+                component_id: _widened(found.get(kind) or every)
+                for component_id, kind in types.items()
+            },
+            masking=manifest.masking,
+            coverage=calibration.coverage,
+            design_trained=False,
         )
 
     @cached_property
@@ -309,6 +360,18 @@ def window_predictions(prediction: Prediction) -> list[WindowPrediction]:
     """Return the prediction for each window."""
     batch = PredictionBatch(prediction)
     return [WindowPrediction(batch, row) for row in range(prediction.windows)]
+
+
+def _widened(trained: Sequence[ComponentCalibration]) -> ComponentCalibration:
+    """Return the calibration of a component of an untrained design from those of trained ones."""
+    unknown = UNCALIBRATED.unsure_reach
+    spreads = [each.most_spread for each in trained if each.most_spread is not None]
+    return ComponentCalibration(
+        health_reach=UNTRAINED_WIDENING * max((e.health_reach for e in trained), default=unknown),
+        rul_reach=UNTRAINED_WIDENING * max((e.rul_reach for e in trained), default=unknown),
+        most_spread=min(spreads, default=None),
+        rul_cap_h=max((e.rul_cap_h for e in trained if e.rul_cap_h is not None), default=None),
+    )
 
 
 def unit(value: float) -> float:

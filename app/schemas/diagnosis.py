@@ -80,6 +80,15 @@ class Window(_Record):
 
 
 @dataclass
+class UsedBaseline(_Record):
+    """The baseline of the machine that its readings were normalised by."""
+
+    baseline_id: Annotated[str, Field(description="as `PUT` of the baseline answered it")]
+    start: Annotated[datetime, Field(description="first moment of the healthy interval")]
+    end: Annotated[datetime, Field(description="first moment after it")]
+
+
+@dataclass
 class FaultySensor(_Record):
     """A sensor that was left out because its readings are implausible, and why."""
 
@@ -317,6 +326,21 @@ class Diagnosis(_Record):
     fallback: Annotated[
         bool, Field(description="whether another version than the chosen one answered")
     ]
+    design_trained: Annotated[
+        bool,
+        Field(
+            description="whether the version was trained on the machine's design; if not, the "
+            "answer rests on the machine's baseline and on other designs: there are no grades, no "
+            "`distance`, and intervals are wider"
+        ),
+    ] = True
+    baseline: Annotated[
+        UsedBaseline | None,
+        Field(
+            description="of the machine, by which its readings were normalised; null where the "
+            "references of its design were used"
+        ),
+    ] = None
     input: Annotated[InputQuality, Field(description="quality of the readings")]
     status: Annotated[
         Literal["ok", "insufficient_evidence"],

@@ -262,10 +262,15 @@ class VersionRouter:
         version = await self.version(release)
         spec_digest = version.description.spec_digest
         equipment_of = {each.equipment.structure_digest: each.equipment for each in windows}
+        moments_of = {
+            each.baseline.baseline_id: each.baseline.moments for each in windows if each.baseline
+        }
 
         def document_of(digest: str) -> bytes:
             if digest == spec_digest:
                 return version.description.feature_spec.encode()
+            if digest in moments_of:
+                return moments_of[digest].encode()
             return equipment_of[digest].structure()
 
         async def build(groups: Sequence[WindowGroup]) -> BuildResult:
@@ -299,10 +304,10 @@ class VersionRouter:
         scored: list[Scored | Exception] = []
         for window, outcome in zip(windows, outcomes, strict=True):
             if isinstance(outcome, ScoredWindow):
-                design = window.equipment.design
-                if design not in decoders:
-                    decoders[design] = version.decoder_for(design)
-                scored.append(Scored(*outcome, decoders[design], fallback, seconds))
+                structure = window.equipment.structure_digest
+                if structure not in decoders:
+                    decoders[structure] = version.decoder_for(window.equipment)
+                scored.append(Scored(*outcome, decoders[structure], fallback, seconds))
             else:
                 scored.append(outcome)
         return scored
