@@ -254,9 +254,9 @@ def abstention_reasons(
     if quality.unreferenced:
         reasons.append(
             f"expected sensors that this version was trained on for design '{equipment.design}', "
-            "or that the machine's baseline has, found "
-            f"{some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, record a "
-            "baseline while they send, or correct its `design`"
+            f"found {some_of(quality.unreferenced, MAX_NAMED)}, which no baseline of the machine "
+            "has: train on this design's history, record a baseline while they send, or correct "
+            "its `design`"
         )
     if quality.unusual:
         order = np.argsort(-np.nan_to_num(quality.exceedance_S), kind="stable")

@@ -335,9 +335,9 @@ def _measure_part(stored: StoredWindow, equipment: Equipment, part: _Span) -> _M
 def _is_complete(values_WSN: Floats, steps: int) -> NDArray[np.bool_]:
     """Return which windows have a reading of any sensor in every step, [W]."""
     windows, _, bins = values_WSN.shape
-    there_WN: NDArray[np.bool_] = np.isfinite(values_WSN).any(axis=1)
-    there_WT: NDArray[np.bool_] = there_WN.reshape(windows, steps, bins // steps).any(axis=2)
-    complete_W: NDArray[np.bool_] = there_WT.all(axis=1)
+    there_WN: NDArray[np.bool_] = np.any(np.isfinite(values_WSN), axis=1)
+    there_WT: NDArray[np.bool_] = np.any(there_WN.reshape(windows, steps, bins // steps), axis=2)
+    complete_W: NDArray[np.bool_] = np.all(there_WT, axis=1)
     return complete_W
 
 
