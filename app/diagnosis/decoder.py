@@ -5,7 +5,6 @@ Invariant: a health lies in its interval, and both in [0, 1]; remaining life lie
 and neither is negative. Shape letters as in `app.model.graph`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from app.checkpoint.calibration import UNCALIBRATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
+from app.diagnosis.untrained import calibrations_by_type, heads_by_type
 from app.features.binning import Doubles
 from app.features.spec import FeatureSpec
 from app.model.grades import Numbers, health_of_grades
@@ -30,8 +30,6 @@ DIGITS = 6
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
 NOT_FINITE = "the network's output for this component is not a finite number"
 UNKNOWN_INTERVAL = (0.0, 1.0)
-UNTRAINED_WIDENING = 2.0
-"""How much wider intervals are for a design that training never showed; not calibrated."""
 _NONE = np.array(None, object)
 AT_CAP = 0.98
 """Share of the horizon of training from which remaining life counts as the horizon: a mean of
@@ -131,38 +129,13 @@ class PredictionDecoder:
         spec: FeatureSpec,
         calibration: Calibration,
     ) -> Self:
-        """Return the decoder for a design without training: heads and intervals by type.
-
-        A head answers for the types of the components that it had labels for in any design. A
-        component has the widest intervals of those without grades, `UNTRAINED_WIDENING` times as
-        wide; without any, those that hold for all distributions.
-        """
-        types = {component.component_id: component.type for component in equipment.components}
-        trained_heads: dict[Head, Sequence[str]] = {}
-        for head, designs in manifest.trained_heads.items():
-            trained = {
-                spec.types.get(design, {}).get(each)
-                for design, ids in designs.items()
-                for each in ids
-            }
-            is_known = head != "grade"
-            trained_heads[head] = [each for each in types if is_known and types[each] in trained]
-        found: dict[str | None, list[ComponentCalibration]] = defaultdict(list)
-        for design, components in calibration.components.items():
-            graded = spec.grades.get(design, {})
-            for component_id, stated in components.items():
-                if component_id not in graded:
-                    found[spec.types.get(design, {}).get(component_id)].append(stated)
-        every = [stated for of_type in found.values() for stated in of_type]
+        """Return the decoder for a design without training: heads and intervals by type."""
         return cls(
             version=version,
             weights_sha256=manifest.sha256[WEIGHTS],
             grades={},
-            trained_heads=trained_heads,
-            calibrations={
-                component_id: _widened(found.get(kind) or every)
-                for component_id, kind in types.items()
-            },
+            trained_heads=heads_by_type(equipment, manifest, spec),
+            calibrations=calibrations_by_type(equipment, calibration, spec),
             masking=manifest.masking,
             coverage=calibration.coverage,
             design_trained=False,
@@ -360,18 +333,6 @@ def window_predictions(prediction: Prediction) -> list[WindowPrediction]:
     """Return the prediction for each window."""
     batch = PredictionBatch(prediction)
     return [WindowPrediction(batch, row) for row in range(prediction.windows)]
-
-
-def _widened(trained: Sequence[ComponentCalibration]) -> ComponentCalibration:
-    """Return the calibration of a component of an untrained design from those of trained ones."""
-    unknown = UNCALIBRATED.unsure_reach
-    spreads = [each.most_spread for each in trained if each.most_spread is not None]
-    return ComponentCalibration(
-        health_reach=UNTRAINED_WIDENING * max((e.health_reach for e in trained), default=unknown),
-        rul_reach=UNTRAINED_WIDENING * max((e.rul_reach for e in trained), default=unknown),
-        most_spread=min(spreads, default=None),
-        rul_cap_h=max((e.rul_cap_h for e in trained if e.rul_cap_h is not None), default=None),
-    )
 
 
 def unit(value: float) -> float:

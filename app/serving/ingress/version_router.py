@@ -262,9 +262,7 @@ class VersionRouter:
         version = await self.version(release)
         spec_digest = version.description.spec_digest
         equipment_of = {each.equipment.structure_digest: each.equipment for each in windows}
-        moments_of = {
-            each.baseline.baseline_id: each.baseline.moments for each in windows if each.baseline
-        }
+        moments_of = {each.baseline_id: each.baseline.moments for each in windows if each.baseline}
 
         def document_of(digest: str) -> bytes:
             if digest == spec_digest:
@@ -300,14 +298,12 @@ class VersionRouter:
         outcomes = await score_windows(windows, build, score)
         seconds = time.perf_counter() - started
         _raise_if_version_failed(outcomes)
-        decoders: dict[str, PredictionDecoder] = {}
+        decoders = {digest: version.decoder_for(each) for digest, each in equipment_of.items()}
         scored: list[Scored | Exception] = []
         for window, outcome in zip(windows, outcomes, strict=True):
             if isinstance(outcome, ScoredWindow):
-                structure = window.equipment.structure_digest
-                if structure not in decoders:
-                    decoders[structure] = version.decoder_for(window.equipment)
-                scored.append(Scored(*outcome, decoders[structure], fallback, seconds))
+                decoder = decoders[window.equipment.structure_digest]
+                scored.append(Scored(*outcome, decoder, fallback, seconds))
             else:
                 scored.append(outcome)
         return scored

@@ -15,7 +15,8 @@ from app.core.errors import UntrainedDesign
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
-from app.diagnosis.decoder import UNTRAINED_WIDENING, PredictionDecoder
+from app.diagnosis.decoder import PredictionDecoder
+from app.diagnosis.untrained import UNTRAINED_WIDENING
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.baseline import Baseline
 from app.features.binning import Floats
