@@ -327,19 +327,11 @@ class Diagnosis(_Record):
         bool, Field(description="whether another version than the chosen one answered")
     ]
     design_trained: Annotated[
-        bool,
-        Field(
-            description="whether the version was trained on the machine's design; if not, the "
-            "answer rests on the machine's baseline and on other designs: there are no grades, no "
-            "`distance`, and intervals are wider"
-        ),
+        bool, Field(description="if not: no grades, no `distance`, and wider intervals")
     ] = True
     baseline: Annotated[
         UsedBaseline | None,
-        Field(
-            description="of the machine, by which its readings were normalised; null where the "
-            "references of its design were used"
-        ),
+        Field(description="by which readings were normalised; null: references of the design"),
     ] = None
     input: Annotated[InputQuality, Field(description="quality of the readings")]
     status: Annotated[
