@@ -20,7 +20,7 @@ from train.config import TrainConfig
 from train.data.reference import spec_of
 
 
-def rig_spec() -> FeatureSpec:
+def rig_spec(machine_baseline_h: float = 0.0) -> FeatureSpec:
     """Return a feature spec fitted to a few of the rig's cycles."""
     equipment = rig_equipment()
     block = rig_block()
@@ -28,15 +28,21 @@ def rig_spec() -> FeatureSpec:
         [block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1
     )
     return spec_of(
-        [values_WSN.astype(np.float32)], equipment, TrainConfig(equipment=equipment.equipment_id)
+        [values_WSN.astype(np.float32)],
+        equipment,
+        TrainConfig(equipment=equipment.equipment_id, machine_baseline_h=machine_baseline_h),
     )
 
 
 def small_checkpoint(
-    directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None
+    directory: Path,
+    version: str,
+    hidden: int = 8,
+    calibration: Calibration | None = None,
+    spec: FeatureSpec | None = None,
 ) -> Path:
     """Write a checkpoint with random weights, different for every version."""
-    spec = rig_spec()
+    spec = spec or rig_spec()
     config = ModelConfig(
         features=spec.features,
         quantities=len(spec.quantities),

@@ -75,7 +75,7 @@ def diagnose_cycles(
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
         manifest.version,
-        equipment.design,
+        equipment,
         manifest,
         checkpoint.feature_spec,
         checkpoint.calibration,

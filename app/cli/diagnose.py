@@ -207,6 +207,13 @@ def notes(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.status == "ok" and not diagnosis.reasons:
         found = []
     quality = diagnosis.input
+    if diagnosis.baseline is not None:
+        of, until = diagnosis.baseline.start, diagnosis.baseline.end
+        found.append(
+            f"compared with its own baseline of {of:%Y-%m-%d %H:%M}Z to {until:%Y-%m-%d %H:%M}Z"
+        )
+    if not diagnosis.design_trained:
+        found.append("the version was not trained on this design: no grades, wider intervals")
     for name, sensors in (
         ("without readings", quality.missing_sensors),
         (

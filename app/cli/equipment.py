@@ -1,6 +1,10 @@
-"""`hydraulic equipment`: registers machines in the store, lists, checks and draws them."""
+"""`hydraulic equipment`: registers machines in the store, lists, checks and draws them.
+
+It also records their baselines.
+"""
 
 import asyncio
+import getpass
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +21,12 @@ from app.cli.topology import drawn, mermaid, svg
 from app.core.command_line import FAILED, AsJson, Dsn, command_group, time_argument
 from app.core.errors import InputError, TopologyError, UnknownEquipment
 from app.core.settings import Settings
+from app.schemas.baselines import BaselineRequest, MachineBaseline
 from app.schemas.equipment import Equipment
 from app.schemas.maintenance import KINDS, Maintenance, check_maintenance
 from app.schemas.places import shown
 from app.schemas.topology import read_equipment
+from app.serving.ingress.baselines import end_baseline, find_baseline, record_baseline
 from app.store.equipment import Put
 from app.store.store import Store, open_store
 
@@ -219,3 +225,63 @@ def draw(
         raise InputError(f"expected --out to end in .svg or .mmd, found '{out.name}'", "out")
     out.write_text(writers[out.suffix](equipment, {}), encoding="utf-8")
     typer.echo(f"wrote {out}")
+
+
+@commands.command(
+    epilog="Example: hydraulic equipment baseline press-1 --start 2026-11-01T06:00Z "
+    "--end 2026-11-02T06:00Z"
+)
+def baseline(
+    equipment_id: EquipmentId,
+    start: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=time_argument, metavar="TIME", help="From when on the machine was healthy."
+        ),
+    ] = None,
+    end: Annotated[
+        datetime | None,
+        typer.Option(parser=time_argument, metavar="TIME", help="Until when it was."),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Stop using the baseline; it is kept.")
+    ] = False,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record a machine's baseline from readings of a healthy interval, show it, or delete it.
+
+    From then on the machine is compared with itself instead of with its design. A machine of a
+    design that no version was trained on needs one to be diagnosed.
+    """
+    if delete and (start or end):
+        raise InputError("expected --delete or an interval, found both: give one", "delete")
+    if (start is None) != (end is None):
+        raise InputError("expected both --start and --end, found one: add the other", "start")
+
+    async def work(store: Store) -> MachineBaseline:
+        equipment = await find_topology(store, equipment_id)
+        if delete:
+            return await end_baseline(store, equipment_id, getpass.getuser())
+        if start is None or end is None:
+            return await find_baseline(store, equipment_id)
+        request = BaselineRequest(start=start, end=end)
+        return await record_baseline(
+            store, equipment, request, getpass.getuser(), datetime.now(UTC)
+        )
+
+    found = asyncio.run(with_store(dsn, work))
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    ended = "" if found.deleted_at is None else f", deleted {found.deleted_at:%Y-%m-%d %H:%M}Z"
+    typer.echo(
+        f"baseline {found.baseline_id[:12]} of {found.equipment_id}: {found.windows} windows in "
+        f"[{found.start.isoformat()}, {found.end.isoformat()}){ended}"
+    )
+    for name, sensors in (
+        ("too few readings of", found.missing_sensors),
+        ("check whether these are stuck:", found.stuck_sensors),
+    ):
+        if sensors:
+            typer.echo(f"{name} {', '.join(sensors)}")

@@ -6,9 +6,11 @@ HydraulicDiagnosticsError
 │   ├── ReadingError          readings that can't be stored
 │   ├── UnsupportedMedia      a body's type or encoding that the route does not read
 │   └── WindowError           a window that can't be diagnosed
+│       └── UntrainedDesign   the version can't answer for the machine's design
 ├── UnknownError              the request names something that does not exist
 │   ├── UnknownEquipment
 │   │   └── DeletedEquipment  it was deleted; registering it again restores it
+│   ├── UnknownBaseline
 │   ├── UnknownDiagnosis
 │   ├── UnknownMaintenance
 │   ├── UnknownVersion
@@ -90,6 +92,10 @@ class WindowError(InputError):
     """A window can't be diagnosed."""
 
 
+class UntrainedDesign(WindowError):
+    """The version was not trained on the machine's design, and can't answer for it as it is."""
+
+
 class UnknownError(HydraulicDiagnosticsError):
     """The request names something that does not exist."""
 
@@ -126,6 +132,10 @@ class DeletedEquipment(UnknownEquipment):
         )
         self.equipment_id = equipment_id
         self.deleted_at = deleted_at
+
+
+class UnknownBaseline(UnknownError):
+    """The machine has no baseline, or none of this id."""
 
 
 class UnknownDiagnosis(UnknownError):

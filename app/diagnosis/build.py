@@ -33,6 +33,7 @@ from app.schemas.diagnosis import (
     InputQuality,
     SensorFault,
     State,
+    UsedBaseline,
     Window,
 )
 from app.schemas.equipment import Equipment
@@ -66,6 +67,7 @@ class DiagnosisContext(NamedTuple):
         stale_s: age of the newest reading; None for inline readings.
         fallback: whether another version answers than the one that was chosen.
         input_digest: of the window's bins.
+        baseline: of the machine, by which its readings were normalised; None without one.
     """
 
     diagnosis_id: str
@@ -75,6 +77,7 @@ class DiagnosisContext(NamedTuple):
     stale_s: float | None
     fallback: bool
     input_digest: str
+    baseline: UsedBaseline | None = None
 
 
 def build_diagnosis(
@@ -129,8 +132,6 @@ def build_diagnosis(
     )
     of_input = (*abstention_reasons(equipment, quality, thresholds), *lacks.values())
     reasons = (*of_input, *abstentions)
-    if decoder.designs and equipment.design not in decoder.designs:
-        reasons = (_reason_of_design(equipment.design, decoder),)  # the others follow from it
     verdict = verdict_of(components, quality, thresholds)
     is_ranked = verdict in ("machine", "both") or scores.contributions is not None
     return Diagnosis(
@@ -142,6 +143,8 @@ def build_diagnosis(
         weights_sha256=decoder.weights_sha256,
         topology_revision=equipment.revision,
         fallback=context.fallback,
+        design_trained=decoder.design_trained,
+        baseline=context.baseline,
         input=InputQuality(
             source=context.source,
             missing_sensors=quality.missing,
@@ -179,14 +182,6 @@ def _sensor_faults(
             masked=each.masked,
         )
         for each in quality.findings
-    )
-
-
-def _reason_of_design(design: str, decoder: PredictionDecoder) -> str:
-    return (
-        f"version {decoder.version} was not trained for design '{design}'; trained designs: "
-        f"{some_of(decoder.designs)}: train a version on the history of this design, or correct "
-        "the machine's `design`"
     )
 
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from app.checkpoint.calibration import UNCALIBRATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
+from app.diagnosis.untrained import calibrations_by_type, heads_by_type
 from app.features.binning import Doubles
 from app.features.spec import FeatureSpec
 from app.model.grades import Numbers, health_of_grades
 from app.model.graph import Booleans, Prediction
 from app.schemas.diagnosis import Basis
-from app.schemas.equipment import Grade
+from app.schemas.equipment import Equipment, Grade
 
 DIGITS = 6
 """Decimals of the numbers in a diagnosis: finer than any threshold and than float32."""
@@ -82,7 +83,7 @@ class PredictionDecoder:
         calibrations: by component id; the default is `UNCALIBRATED`.
         masking: evidence that training withheld.
         coverage: of the intervals.
-        designs: that the version was trained on; empty where that is unknown.
+        design_trained: whether the version was trained on the design.
     """
 
     version: str
@@ -92,18 +93,21 @@ class PredictionDecoder:
     calibrations: Mapping[str, ComponentCalibration]
     masking: Masking
     coverage: float = 0.9
-    designs: Sequence[str] = ()
+    design_trained: bool = True
 
     @classmethod
     def of(
         cls,
         version: str,
-        design: str,
+        equipment: Equipment,
         manifest: Manifest,
         spec: FeatureSpec,
         calibration: Calibration,
     ) -> Self:
-        """Return the decoder for a design by the documents of a version's checkpoint."""
+        """Return the decoder for a machine's design by the documents of a version's checkpoint."""
+        design = equipment.design
+        if design not in spec.references:
+            return cls._of_untrained(version, equipment, manifest, spec, calibration)
         return cls(
             version=version,
             weights_sha256=manifest.sha256[WEIGHTS],
@@ -114,7 +118,27 @@ class PredictionDecoder:
             calibrations=calibration.components.get(design, {}),
             masking=manifest.masking,
             coverage=calibration.coverage,
-            designs=manifest.designs,
+        )
+
+    @classmethod
+    def _of_untrained(
+        cls,
+        version: str,
+        equipment: Equipment,
+        manifest: Manifest,
+        spec: FeatureSpec,
+        calibration: Calibration,
+    ) -> Self:
+        """Return the decoder for a design without training: heads and intervals by type."""
+        return cls(
+            version=version,
+            weights_sha256=manifest.sha256[WEIGHTS],
+            grades={},
+            trained_heads=heads_by_type(equipment, manifest, spec),
+            calibrations=calibrations_by_type(equipment, calibration, spec),
+            masking=manifest.masking,
+            coverage=calibration.coverage,
+            design_trained=False,
         )
 
     @cached_property

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.features.extraction import FeatureBatch
+from app.features.normalisation import references_of
 from app.features.range_checks import (
     RangeNoveltyPlan,
     leaves_range,
@@ -87,7 +89,7 @@ class WindowQuality(NamedTuple):
         exceedance_S: range exceedance of each sensor, 0 inside the range; NaN where unknown.
         beyond: sensors with a larger exceedance than held-out windows of training.
         missing: sensors without a reading.
-        unreferenced: sensors without a reference in the checkpoint.
+        unreferenced: sensors without a reference in the checkpoint or the machine's baseline.
         faults: sensors left out, and why.
         unusual: whether the whole window leaves the range of training.
         range_novelty_V: health of each component by range novelty; NaN where unknown.
@@ -95,7 +97,6 @@ class WindowQuality(NamedTuple):
         findings: faults of sensors by kind; those in `faults`, and dropouts.
         unexplained: whether sensors contradict each other without a few being at fault.
         blame_V: evidence against each component, see `Screening`; NaN where unknown.
-        trained_designs: the designs of training where the machine's is not among them, else empty.
     """
 
     coverage: float
@@ -112,7 +113,6 @@ class WindowQuality(NamedTuple):
     findings: tuple[Finding, ...]
     unexplained: bool
     blame_V: Floats
-    trained_designs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,6 @@ class QualityBatch:
     finding_WS: NDArray[np.void]
     unexplained_W: NDArray[np.bool_]
     blame_WV: Floats
-    trained_designs: tuple[str, ...] = ()
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
         """Return the quality of each window; `sensor_ids` are those of the topology."""
@@ -171,7 +170,6 @@ class QualityBatch:
                 else (),
                 unexplained=unexplained_W[index],
                 blame_V=self.blame_WV[index],
-                trained_designs=self.trained_designs,
             )
             for index, unusual in enumerate(self.unusual_W.tolist())
         ]
@@ -189,10 +187,12 @@ class QualityPlan:
     reaches_all: bool
 
 
-def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
-    """Return the plan of a topology and a feature spec."""
+def plan_quality(
+    equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None = None
+) -> QualityPlan:
+    """Return the plan of a topology, a feature spec and a baseline of the machine, if any."""
     novelty = plan_range_novelty(equipment, spec)
-    references = spec.references.get(equipment.design, {})
+    references = references_of(equipment, spec, baseline)
     reached = equipment.reached_from(placed.component_index for placed in equipment.sensors)
     return QualityPlan(
         equipment=equipment,
@@ -230,9 +230,6 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         finding_WS=features.finding_WS,
         unexplained_W=features.unexplained_W,
         blame_WV=features.blame_WV,
-        trained_designs=()
-        if plan.equipment.design in plan.spec.references
-        else tuple(plan.spec.references),
     )
 
 
@@ -254,17 +251,12 @@ def abstention_reasons(
             f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, "
             f"found {share:.0%} ({some_of(useless, MAX_NAMED)}): check their wiring"
         )
-    if quality.trained_designs:
-        reasons.append(
-            "expected a machine of a design that this version was trained on "
-            f"({some_of(quality.trained_designs, MAX_NAMED)}), found design '{equipment.design}': "
-            "train on this design's history, or correct its `design`"
-        )
-    elif quality.unreferenced:
+    if quality.unreferenced:
         reasons.append(
             f"expected sensors that this version was trained on for design '{equipment.design}', "
-            f"found {some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, or "
-            "correct its `design`"
+            f"found {some_of(quality.unreferenced, MAX_NAMED)}, which no baseline of the machine "
+            "has: train on this design's history, record a baseline while they send, or correct "
+            "its `design`"
         )
     if quality.unusual:
         order = np.argsort(-np.nan_to_num(quality.exceedance_S), kind="stable")

@@ -23,8 +23,9 @@ from app.diagnosis.window_plan import WindowPlan, build_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.model.graph import Contributions, GraphGroup, Prediction
-from app.schemas.diagnosis import Diagnosis
+from app.schemas.diagnosis import Diagnosis, UsedBaseline
 from app.schemas.equipment import Equipment
+from app.store.baselines import StoredBaseline
 from app.store.diagnoses import StoredDiagnosis
 from app.store.windows import StoredWindow, decode_window
 
@@ -43,17 +44,31 @@ class WindowInput(NamedTuple):
         equipment: the machine.
         readings: a window of the store, not decoded; or means of inline readings in bins, [S, N]
             float32 in the order of `Equipment.sensors`, NaN where missing.
+        baseline: of the machine; None without one.
     """
 
     equipment: Equipment
     readings: StoredWindow | Floats
+    baseline: StoredBaseline | None = None
+
+    @property
+    def baseline_id(self) -> str:
+        """Return the id of the baseline; empty without one."""
+        return self.baseline.baseline_id if self.baseline is not None else ""
+
+    @property
+    def used_baseline(self) -> UsedBaseline | None:
+        """Return the baseline as the diagnosis names it."""
+        found = self.baseline
+        return None if found is None else UsedBaseline(found.baseline_id, found.start, found.end)
 
 
 class WindowGroup(NamedTuple):
-    """Windows of machines that differ only in id and name.
+    """Windows of machines that differ only in id and name, or of one machine with a baseline.
 
     Args:
         structure_digest: of the machines, see `Equipment.structure_digest`.
+        baseline_id: of the machine's baseline; empty without one.
         sensors: S.
         bins: of a window.
         steps: T.
@@ -63,6 +78,7 @@ class WindowGroup(NamedTuple):
     """
 
     structure_digest: str
+    baseline_id: str
     sensors: int
     bins: int
     steps: int
@@ -184,15 +200,15 @@ async def score_windows(
 
 
 def group_windows(windows: Sequence[WindowInput]) -> list[WindowGroup]:
-    """Group windows by the structure of their machines."""
-    groups: dict[str, WindowGroup] = {}
-    for position, (equipment, readings) in enumerate(windows):
-        digest = equipment.structure_digest
-        group = groups.get(digest)
+    """Group windows by the structure of their machines and by their baselines."""
+    groups: dict[tuple[str, str], WindowGroup] = {}
+    for position, window in enumerate(windows):
+        equipment, readings, _ = window
+        key = (equipment.structure_digest, window.baseline_id)
+        group = groups.get(key)
         if group is None:
-            group = groups[digest] = WindowGroup(
-                digest, len(equipment.sensors), equipment.bins, equipment.steps, [], [], []
-            )
+            sizes = len(equipment.sensors), equipment.bins, equipment.steps
+            group = groups[key] = WindowGroup(*key, *sizes, [], [], [])
         group.positions.append(position)
         group.equipment_ids.append(equipment.equipment_id)
         group.readings.append(readings)

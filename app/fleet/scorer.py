@@ -36,6 +36,7 @@ from app.diagnosis.pipeline import (
     score_windows,
 )
 from app.diagnosis.window_plan import WindowPlan, plan_windows
+from app.features.baseline import Baseline
 from app.fleet.plan import Plan
 from app.model.graph import GraphGroup
 from app.model.runtime.predictor import Predictor
@@ -43,6 +44,7 @@ from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.ingress.traffic import machine_of, order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before
+from app.store.baselines import StoredBaseline
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
@@ -105,34 +107,42 @@ class _Input(NamedTuple):
     machine: _Machine
     window: StoredWindow
     previous: Mapping[str, State]
+    baseline: StoredBaseline | None
+
+    @property
+    def scored(self) -> WindowInput:
+        return WindowInput(self.machine.equipment, self.window, self.baseline)
 
 
 class _Version(NamedTuple):
-    """A version's checkpoint, its predictor and the plans of recent structures by digest."""
+    """A version's checkpoint, its predictor and recent plans by structure and baseline."""
 
     name: str
     checkpoint: Checkpoint
     predictor: Predictor
-    plans: LRUCache[str, WindowPlan]
+    plans: LRUCache[tuple[str, str], WindowPlan]
 
-    def build(
-        self, groups: Sequence[WindowGroup], equipment_of: Mapping[str, Equipment]
-    ) -> BuildResult:
+    def build(self, groups: Sequence[WindowGroup], windows: Sequence[WindowInput]) -> BuildResult:
         """Build the graphs of windows."""
 
         def plan_of(group: WindowGroup) -> WindowPlan:
-            digest = group.structure_digest
-            if digest not in self.plans:
+            key = (group.structure_digest, group.baseline_id)
+            if key not in self.plans:
+                first = windows[group.positions[0]]
+                moments = None if first.baseline is None else first.baseline.moments
+                baseline = None if moments is None else Baseline.model_validate_json(moments)
                 spec = self.checkpoint.feature_spec
-                self.plans[digest] = plan_windows(equipment_of[digest], spec)
-            return self.plans[digest]
+                self.plans[key] = plan_windows(first.equipment, spec, baseline)
+            return self.plans[key]
 
         return build_groups(groups, plan_of)
 
-    def decoder_for(self, design: str) -> PredictionDecoder:
-        """Return the decoder of the version's predictions for a design."""
+    def decoder_for(self, equipment: Equipment) -> PredictionDecoder:
+        """Return the decoder of the version's predictions for the design of a machine."""
         of = self.checkpoint
-        return PredictionDecoder.of(self.name, design, of.manifest, of.feature_spec, of.calibration)
+        return PredictionDecoder.of(
+            self.name, equipment, of.manifest, of.feature_spec, of.calibration
+        )
 
 
 _Computed = tuple[list[StoredDiagnosis], list[Outcome]]
@@ -212,11 +222,16 @@ class FleetScorer:
 
     async def _read(self, batch: Sequence[_Machine]) -> list[_Input]:
         reading = self._store.read_windows([(item.equipment_id, *item.bins) for item in batch])
+        previous: Sequence[Mapping[str, State]] = [{} for _ in batch]
         if self._plan.forced:
-            return [_Input(*each, {}) for each in zip(batch, await reading, strict=True)]
-        ends = [(item.equipment_id, item.window.end) for item in batch]
-        windows, previous = await asyncio.gather(reading, self._runs.states_before(ends))
-        return [_Input(*each) for each in zip(batch, windows, previous, strict=True)]
+            windows = await reading
+        else:
+            ends = [(item.equipment_id, item.window.end) for item in batch]
+            windows, previous = await asyncio.gather(reading, self._runs.states_before(ends))
+        ids = {window.baseline_id for window in windows if window.baseline_id}
+        baselines = await self._store.baselines(ids) if ids else {}
+        of_windows = [baselines.get(window.baseline_id) for window in windows]
+        return [_Input(*each) for each in zip(batch, windows, previous, of_windows, strict=True)]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._computing, work)
@@ -227,19 +242,15 @@ class FleetScorer:
         name = batch[0].machine.version
         inputs = [each for each in batch if each.window.count]
         version = await self._in_thread(lambda: self._version(name))
-        equipment_of = {
-            each.machine.equipment.structure_digest: each.machine.equipment for each in inputs
-        }
+        to_score = [each.scored for each in inputs]
 
         async def build(groups: Sequence[WindowGroup]) -> BuildResult:
-            return await self._in_thread(lambda: version.build(groups, equipment_of))
+            return await self._in_thread(lambda: version.build(groups, to_score))
 
         async def score(groups: Sequence[GraphGroup]) -> ScoreResult:
             return ScoreResult(await self._in_thread(lambda: version.predictor.predict(groups)))
 
-        scored = await score_windows(
-            [WindowInput(each.machine.equipment, each.window) for each in inputs], build, score
-        )
+        scored = await score_windows(to_score, build, score)
         diagnoses, outcomes = await self._in_thread(lambda: self._diagnose(inputs, scored, version))
         outcomes += [
             Outcome(each.machine.equipment_id, "failed", name, NO_READINGS)
@@ -281,13 +292,14 @@ class FleetScorer:
             stale_s=None if newest is None else max(0.0, (self._plan.at - newest).total_seconds()),
             fallback=False,
             input_digest=scored.input_digest,
+            baseline=item.scored.used_baseline,
         )
         return build_diagnosis(
             machine.equipment,
             context,
             scored.scores,
             scored.quality,
-            version.decoder_for(machine.equipment.design),
+            version.decoder_for(machine.equipment),
             self._plan.thresholds,
             item.previous,
         )
@@ -316,7 +328,7 @@ class FleetScorer:
                 f"'{place.directory}', as the run began with, found {found[:12]}: put them back, "
                 "or give another --run"
             )
-        plans: LRUCache[str, WindowPlan] = LRUCache(
+        plans: LRUCache[tuple[str, str], WindowPlan] = LRUCache(
             MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
         )
         return _Version(

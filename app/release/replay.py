@@ -23,6 +23,7 @@ from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
+from app.features.baseline import Baseline
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.model.graph import Prediction
@@ -78,10 +79,11 @@ async def replay(
     equipment = await inputs.topology()
     values_SN = None if equipment is None else await inputs.readings(equipment)
     checkpoint = inputs.checkpoint(directory_of)
+    baseline = await inputs.baseline()
     now = None
-    if equipment is not None and values_SN is not None and checkpoint is not None:
+    if not (equipment is None or values_SN is None or checkpoint is None or inputs.missing):
         try:
-            now = _repeated(then, equipment, values_SN, checkpoint)
+            now = _repeated(then, equipment, values_SN, checkpoint, baseline)
         except (WindowError, CheckpointError) as error:
             inputs.missing.append(error.message)
     head = (
@@ -214,6 +216,17 @@ class _Inputs:
             raise WindowError("the store has none of the window any more")
         return decode_window(window, equipment)
 
+    async def baseline(self) -> Baseline | None:
+        """Return the baseline of the machine that the diagnosis names, None if it names none."""
+        if self.then.baseline is None:
+            return None
+        baseline_id = self.then.baseline.baseline_id
+        found = (await self.store.baselines([baseline_id])).get(baseline_id)
+        if found is None:
+            self.missing.append(f"baseline: {_short(baseline_id)} is not stored any more")
+            return None
+        return Baseline.model_validate_json(found.moments)
+
     def checkpoint(self, directory_of: Callable[[str], Path]) -> Checkpoint | None:
         version, stored = self.then.model_version, self.then.weights_sha256
         try:
@@ -232,15 +245,24 @@ class _Inputs:
 
 
 def _repeated(
-    then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: Checkpoint
+    then: Diagnosis,
+    equipment: Equipment,
+    values_SN: Floats,
+    checkpoint: Checkpoint,
+    baseline: Baseline | None,
 ) -> Diagnosis:
     """Make the diagnosis as a replica does, alone in its batch."""
-    plan = plan_windows(equipment, checkpoint.feature_spec)
+    plan = plan_windows(equipment, checkpoint.feature_spec, baseline)
     check_shape(values_SN, plan.features, equipment.equipment_id)
     graph, summary = build_windows(values_SN[np.newaxis], plan)
     (prediction,) = open_predictor(checkpoint).predictor.predict([graph])
-    version, design, of = then.model_version, equipment.design, checkpoint
-    decoder = PredictionDecoder.of(version, design, of.manifest, of.feature_spec, of.calibration)
+    decoder = PredictionDecoder.of(
+        then.model_version,
+        equipment,
+        checkpoint.manifest,
+        checkpoint.feature_spec,
+        checkpoint.calibration,
+    )
     context = DiagnosisContext(
         diagnosis_id=then.diagnosis_id,
         created_at=then.created_at,
@@ -249,6 +271,7 @@ def _repeated(
         stale_s=then.input.stale_s,
         fallback=then.fallback,
         input_digest=window_digest(values_SN),
+        baseline=then.baseline,
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
     (predicted,) = window_predictions(prediction)

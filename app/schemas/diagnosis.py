@@ -80,6 +80,15 @@ class Window(_Record):
 
 
 @dataclass
+class UsedBaseline(_Record):
+    """The baseline of the machine that its readings were normalised by."""
+
+    baseline_id: Annotated[str, Field(description="as `PUT` of the baseline answered it")]
+    start: Annotated[datetime, Field(description="first moment of the healthy interval")]
+    end: Annotated[datetime, Field(description="first moment after it")]
+
+
+@dataclass
 class FaultySensor(_Record):
     """A sensor that was left out because its readings are implausible, and why."""
 
@@ -317,6 +326,13 @@ class Diagnosis(_Record):
     fallback: Annotated[
         bool, Field(description="whether another version than the chosen one answered")
     ]
+    design_trained: Annotated[
+        bool, Field(description="if not: no grades, no `distance`, and wider intervals")
+    ] = True
+    baseline: Annotated[
+        UsedBaseline | None,
+        Field(description="by which readings were normalised; null: references of the design"),
+    ] = None
     input: Annotated[InputQuality, Field(description="quality of the readings")]
     status: Annotated[
         Literal["ok", "insufficient_evidence"],

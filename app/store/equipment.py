@@ -34,6 +34,8 @@ class EquipmentRecord(BaseModel):
     registered_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
+    baseline_id: str | None = None
+    """Of the baseline in force."""
 
 
 class Put(NamedTuple):
@@ -175,6 +177,7 @@ class EquipmentRepository(Repository):
                 await session.execute(named["purge_topologies"], key)
                 await session.execute(named["purge_maintenance"], key)
                 await session.execute(named["purge_operating_counters"], key)
+                await session.execute(named["purge_baselines"], key)
                 await session.execute(named["purge_sensors"], key)
                 await session.execute(named["purge_equipment"], key)
             details = json.dumps(purged._asdict())
@@ -249,4 +252,5 @@ def _record(row: Row) -> EquipmentRecord:
         registered_at=row["registered_at"],
         updated_at=row["updated_at"],
         deleted_at=row["deleted_at"],
+        baseline_id=row["baseline_id"],
     )

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from app.core.settings import Settings
+from app.store.baselines import BaselineRepository
 from app.store.diagnoses import DiagnosisRepository, ShadowAnswerRepository
 from app.store.embedded.server import ensure_embedded
 from app.store.equipment import EquipmentRepository
@@ -27,6 +28,7 @@ class Store(
     WindowRepository,
     LabelRepository,
     MaintenanceRepository,
+    BaselineRepository,
     DiagnosisRepository,
     ShadowAnswerRepository,
     KeyRepository,

@@ -42,6 +42,7 @@ class StoredWindow(NamedTuple):
         values: their arrays in PostgreSQL's binary format, in the same order.
         newest: time of the window's newest reading; None without readings.
         revision: of the topology at the time of reading; empty when it is not registered.
+        baseline_id: of the machine's baseline at that time; empty without one.
     """
 
     equipment_id: str
@@ -53,6 +54,7 @@ class StoredWindow(NamedTuple):
     values: bytes
     newest: datetime | None
     revision: str = ""
+    baseline_id: str = ""
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -89,6 +91,7 @@ class WindowRepository(Repository):
                 values=row["vals"] or b"",
                 newest=row["newest"],
                 revision=row["revision"] or "",
+                baseline_id=row["baseline_id"] or "",
             )
             for window, row in zip(windows, rows, strict=True)
         ]

@@ -1,8 +1,12 @@
 """The graph builder: windows to graphs, for any version. It imports neither torch nor Ray.
 
-A graph is built with the feature spec of the version that will score it, named by its digest. Specs
-and structures of machines arrive as documents and are kept, so that most calls carry none.
+A graph is built with the feature spec of the version that will score it, named by its digest.
+Specs, structures and baselines of machines arrive as documents; what is made from them is kept, so
+that most calls carry none.
 """
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 from cachetools import LRUCache
 from pydantic_core import from_json
@@ -10,6 +14,7 @@ from pydantic_core import from_json
 from app.core.settings import Settings
 from app.diagnosis.pipeline import BuildResult, WindowGroup, build_groups
 from app.diagnosis.window_plan import WindowPlan, plan_windows
+from app.features.baseline import Baseline
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 from app.serving.observability.logging import configure_logging
@@ -19,26 +24,42 @@ MAX_SPECS = 16
 MAX_PLAN_BYTES = 256 * 1024 * 1024
 
 
+class _Key(NamedTuple):
+    """Identifies a plan."""
+
+    structure_digest: str
+    baseline_id: str
+    spec_digest: str
+
+    @classmethod
+    def of(cls, group: WindowGroup, call: BuildCall) -> Self:
+        return cls(group.structure_digest, group.baseline_id, call.spec_digest)
+
+    @property
+    def documents(self) -> list[str]:
+        """Of the structure and of the baseline, if there is one."""
+        return [each for each in (self.structure_digest, self.baseline_id) if each]
+
+
 class GraphBuilder:
     """One replica of the graph-builder pool."""
 
     def __init__(self) -> None:
         self._specs: LRUCache[str, FeatureSpec] = LRUCache(MAX_SPECS)
-        self._plans: LRUCache[tuple[str, str], WindowPlan] = LRUCache(
+        self._plans: LRUCache[_Key, WindowPlan] = LRUCache(
             MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
         )
-        """By the digests of structure and feature spec."""
 
     async def build(self, call: BuildCall) -> BuildAnswer:
         """Build the graph of each window; a window that can't be built yields its error."""
-        plans = {
-            group.structure_digest: self._plans.get((group.structure_digest, call.spec_digest))
-            for group in call.groups
-        }
+        keys = [_Key.of(group, call) for group in call.groups]
+        plans = {key: self._plans.get(key) for key in keys}
         missing = [
             digest
-            for digest, plan in plans.items()
-            if plan is None and digest not in call.documents
+            for key, plan in plans.items()
+            if plan is None
+            for digest in key.documents
+            if digest not in call.documents
         ]
         if call.spec_digest not in self._specs:
             text = call.documents.get(call.spec_digest)
@@ -51,10 +72,10 @@ class GraphBuilder:
         spec = self._specs[call.spec_digest]
 
         def plan_of(group: WindowGroup) -> WindowPlan:
-            plan = plans[group.structure_digest]
+            key = _Key.of(group, call)
+            plan = plans[key]
             if plan is None:
-                plan = _plan(call.documents[group.structure_digest], spec)
-                self._plans[group.structure_digest, call.spec_digest] = plan
+                plan = self._plans[key] = _plan(key, call.documents, spec)
             return plan
 
         return BuildAnswer(build_groups(call.groups, plan_of))
@@ -68,8 +89,9 @@ class GraphBuilderDeployment(GraphBuilder):
         super().__init__()
 
 
-def _plan(structure: bytes, spec: FeatureSpec) -> WindowPlan:
-    document = from_json(structure)
+def _plan(key: _Key, documents: Mapping[str, bytes], spec: FeatureSpec) -> WindowPlan:
+    document = from_json(documents[key.structure_digest])
     # the id appears in messages alone, where each window's own takes its place
     equipment = Equipment.model_validate({**document, "equipment_id": document["design"]})
-    return plan_windows(equipment, spec)
+    baseline = Baseline.model_validate_json(documents[key.baseline_id]) if key.baseline_id else None
+    return plan_windows(equipment, spec, baseline)

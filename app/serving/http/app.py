@@ -33,6 +33,7 @@ from app.serving.http.problems import (
     problem_response,
     validation_problem,
 )
+from app.serving.http.routes.baselines import Baselines, add_baseline_routes
 from app.serving.http.routes.common import refuse_unknown_query
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
@@ -60,6 +61,7 @@ class Replica:
 
     authenticator: Authenticator
     registry: Registry
+    baselines: Baselines
     labels: LabelService
     maintenance: MaintenanceService
     readings: Readings
@@ -101,6 +103,7 @@ def build_api(replica: Replica) -> ASGIApp:
     authenticator = replica.authenticator
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
+    add_baseline_routes(api, replica.baselines, authenticator)
     add_reading_routes(api, replica.readings, authenticator)
     add_label_routes(api, replica.labels, authenticator)
     add_maintenance_routes(api, replica.maintenance, authenticator)

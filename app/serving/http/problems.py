@@ -87,11 +87,15 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.TopologyError, 422, "topology", "The topology has errors"),
     _Kind(errors.ReadingError, 422, "readings", "The readings can't be taken"),
     _Kind(errors.UnsupportedMedia, 415, "unsupported-media", "The body's type is not supported"),
+    _Kind(
+        errors.UntrainedDesign, 422, "untrained-design", "The version can't answer for the design"
+    ),
     _Kind(errors.WindowError, 422, "window", "The window can't be diagnosed"),
     _Kind(errors.InputError, 422, "invalid-input", "The request can't be used"),
     _Kind(errors.DeletedEquipment, 404, "deleted-equipment", "The equipment was deleted"),
     _Kind(errors.UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
     _Kind(errors.UnknownMaintenance, 404, "unknown-maintenance", "There is no such maintenance"),
+    _Kind(errors.UnknownBaseline, 404, "unknown-baseline", "There is no such baseline"),
     _Kind(errors.UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
     _Kind(errors.UnknownVersion, 404, "unknown-version", "The model version is not released"),
     _Kind(errors.UnknownTraining, 404, "unknown-training", "There is no such training"),

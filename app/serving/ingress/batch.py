@@ -16,7 +16,12 @@ import orjson
 from cachetools import LRUCache
 from opentelemetry.trace import SpanContext
 
-from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
+from app.core.errors import (
+    HydraulicDiagnosticsError,
+    StoreError,
+    UnknownEquipment,
+    WindowError,
+)
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import MAX_NAMED, Thresholds
 from app.diagnosis.pipeline import WindowInput, row_of
@@ -31,6 +36,7 @@ from app.serving.ingress.windows import Resolved, interval_of, resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
+from app.store.baselines import StoredBaseline
 from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
 from app.store.windows import StoredWindow
@@ -123,16 +129,14 @@ class BatchDiagnosis:
         now = self._parts.now()
         outcomes: dict[int, Outcome] = {}
         routed: dict[int, RoutedWindow] = {}
-        requests, windows = await self._read([item.resolved for item in items], now)
-        for position, (request, readings) in enumerate(zip(requests, windows, strict=True)):
-            if isinstance(readings, HydraulicDiagnosticsError):
-                outcomes[position] = readings
+        requests, readings = await self._read([item.resolved for item in items], now)
+        for position, window in enumerate(await self._with_baselines(requests, readings)):
+            if isinstance(window, HydraulicDiagnosticsError):
+                outcomes[position] = window
             else:
-                window = WindowInput(request.equipment, readings)
                 try:
-                    routed[position] = RoutedWindow(
-                        window, self._releases_of(items[position], request)
-                    )
+                    releases = self._releases_of(items[position], requests[position])
+                    routed[position] = RoutedWindow(window, releases)
                 except HydraulicDiagnosticsError as error:
                     outcomes[position] = error
         scored = await self._parts.router.score(list(routed.values()), explain=explain)
@@ -230,6 +234,44 @@ class BatchDiagnosis:
             found.append(_no_readings(item) if is_empty else window)
         return found
 
+    async def _with_baselines(
+        self,
+        requests: Sequence[Resolved],
+        readings: Sequence[Readings | HydraulicDiagnosticsError],
+    ) -> list[WindowInput | HydraulicDiagnosticsError]:
+        """Join each window with the baseline of its machine, if there is one in force.
+
+        A machine whose topology came with the request has none.
+        """
+        ids = [
+            "" if isinstance(found, HydraulicDiagnosticsError) else self._baseline_id(item, found)
+            for item, found in zip(requests, readings, strict=True)
+        ]
+        known: Mapping[str, StoredBaseline] = {}
+        away: StoreError | None = None
+        if any(ids):
+            try:
+                known = await self._parts.registry.baselines({each for each in ids if each})
+            except StoreError as error:
+                away = error
+        joined: list[WindowInput | HydraulicDiagnosticsError] = []
+        for item, found, baseline_id in zip(requests, readings, ids, strict=True):
+            equipment = item.equipment
+            if isinstance(found, HydraulicDiagnosticsError):
+                joined.append(found)
+            elif baseline_id and baseline_id not in known:
+                joined.append(away or UnknownEquipment(equipment.equipment_id))  # just purged
+            else:
+                joined.append(WindowInput(equipment, found, known.get(baseline_id)))
+        return joined
+
+    def _baseline_id(self, item: Resolved, readings: Readings) -> str:
+        if isinstance(readings, StoredWindow):
+            return readings.baseline_id
+        if item.request.equipment is not None:
+            return ""
+        return self._parts.registry.baseline_id(item.equipment.equipment_id) or ""
+
     def _conclude(
         self, resolved: Resolved, window: WindowInput, scored: Scored, now: datetime
     ) -> bytes:
@@ -244,6 +286,7 @@ class BatchDiagnosis:
             stale_s=_age_s(window.readings, now),
             fallback=scored.fallback,
             input_digest=scored.input_digest,
+            baseline=window.used_baseline,
         )
         previous = (
             None if inline or forced else self._previous(equipment.equipment_id, context.window.end)

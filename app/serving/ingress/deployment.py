@@ -25,6 +25,7 @@ from app.schemas.topology import read_equipment
 from app.serving.http.app import Replica, build_api
 from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import ReleaseBackend
+from app.serving.ingress.baselines import BaselineService
 from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
@@ -57,6 +58,7 @@ class Service(Replica):
     """The parts of an ingress replica."""
 
     registry: EquipmentRegistry
+    baselines: BaselineService
     readings: ReadingService
     diagnostics: Diagnostics
     status: Status
@@ -133,6 +135,7 @@ def open_service(
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
+        baselines=BaselineService(store, registry, utc_now),
         labels=LabelStore(store, registry, utc_now),
         maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),

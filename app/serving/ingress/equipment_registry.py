@@ -1,15 +1,15 @@
-"""The registered machines of one replica: a cache of their topologies.
+"""The registered machines of one replica: a cache of their topologies and baselines.
 
 A diagnosis of stored readings uses a topology of any age: the statement that reads its window
-returns the registered revision, and `renew` is called when that differs. Everything else looks the
-topology up again after `TOPOLOGY_CACHE_S`. A change is seen at once on this replica and in
-diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A known topology serves on
-while the database is away.
+returns the registered revision, and `renew` is called when that differs; it also returns the
+baseline in force. Everything else looks both up again after `TOPOLOGY_CACHE_S`. A change is seen at
+once on this replica and in diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A
+known topology serves on while the database is away.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -28,12 +28,15 @@ from app.schemas.places import some_of
 from app.schemas.topology import Finding, lint, read_equipment
 from app.serving.http.routes.equipment import PurgeAnswer, PutAnswer
 from app.serving.ingress.version_router import VersionRouter
+from app.store.baselines import StoredBaseline
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
 MAX_TOPOLOGIES = 20_000
 """About 5 KB each: machines that differ only in id and name share the rest."""
 MAX_STRUCTURES = 1_000
+MAX_BASELINE_BYTES = 64 * 1024 * 1024
+"""Of the baselines of recent machines; one of 17 sensors by step has 60 KB."""
 PURGE_S = 15.0
 """How long one request purges; a larger machine needs several."""
 RETRY_S = 5.0
@@ -43,11 +46,15 @@ TopologyOrError = Equipment | HydraulicDiagnosticsError
 
 
 class _Entry(NamedTuple):
-    """A machine's topology or when it was deleted, neither if it is unknown, and until when."""
+    """A machine's topology or when it was deleted, neither if it is unknown, and until when.
+
+    `baseline_id` is of its baseline, None without one.
+    """
 
     fresh_until: float
     equipment: Equipment | None
     deleted_at: datetime | None
+    baseline_id: str | None
 
     def outcome(self, equipment_id: str) -> Equipment | UnknownEquipment:
         """Return the topology, or a new error."""
@@ -77,6 +84,9 @@ class EquipmentRegistry:
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
+        self._baselines: LRUCache[str, StoredBaseline] = LRUCache(
+            MAX_BASELINE_BYTES, lambda each: min(len(each.moments), MAX_BASELINE_BYTES)
+        )
         self._lookups: list[set[str]] = []
         """Of each statement that runs, the machines registered or deleted here meanwhile."""
         self._on_change: Callable[[str], None] = lambda _: None
@@ -110,6 +120,8 @@ class EquipmentRegistry:
             )
         put = await self._store.put_equipment(equipment, actor)
         self._change(equipment_id, equipment)
+        if put.restored:
+            await self.renew([equipment_id])  # its baseline is in force again
         warnings = [finding for finding in lint(equipment) if finding.severity == "warning"]
         unknown = _untrained(equipment, await self._trained_sensors(equipment.design))
         return PutAnswer(
@@ -208,7 +220,9 @@ class EquipmentRegistry:
             known = self._topologies.get(equipment_id)
             if known is not None and known.equipment is not None:
                 # if the database is away, others go on with what was known meanwhile
-                self._remember(equipment_id, known.equipment, for_s=RETRY_S)
+                self._remember(
+                    equipment_id, known.equipment, baseline_id=known.baseline_id, for_s=RETRY_S
+                )
         changed: set[str] = set()
         self._lookups.append(changed)
         try:
@@ -227,8 +241,29 @@ class EquipmentRegistry:
                 elif record.deleted_at is not None:
                     known = self._remember(equipment_id, None, record.deleted_at)
                 else:
-                    known = self._remember(equipment_id, record.equipment)
+                    known = self._remember(
+                        equipment_id, record.equipment, baseline_id=record.baseline_id
+                    )
             found[equipment_id] = known.outcome(equipment_id)
+        return found
+
+    def baseline_id(self, equipment_id: str) -> str | None:
+        """Return the baseline in force of a machine as last seen here; None without one."""
+        known = self._topologies.get(equipment_id)
+        return None if known is None else known.baseline_id
+
+    async def baselines(self, baseline_ids: Collection[str]) -> dict[str, StoredBaseline]:
+        """Return baselines by id, from the cache or by one statement.
+
+        Raises:
+            StoreError: the database is away, and one was not used here recently.
+        """
+        found = {each: self._baselines[each] for each in baseline_ids if each in self._baselines}
+        unknown = [each for each in baseline_ids if each not in found]
+        if unknown:
+            read = await self._store.baselines(unknown)
+            self._baselines.update(read)
+            found |= read
         return found
 
     async def _trained_sensors(self, design: str) -> dict[str, frozenset[str]]:
@@ -251,7 +286,8 @@ class EquipmentRegistry:
         self, equipment_id: str, equipment: Equipment | None, deleted_at: datetime | None = None
     ) -> None:
         """Remember what this replica has made of a machine, also against running look-ups."""
-        self._remember(equipment_id, equipment, deleted_at)
+        baseline_id = None if equipment is None else self.baseline_id(equipment_id)
+        self._remember(equipment_id, equipment, deleted_at, baseline_id=baseline_id)
         for changed in self._lookups:
             changed.add(equipment_id)
         self._on_change(equipment_id)
@@ -263,7 +299,12 @@ class EquipmentRegistry:
             return known.outcome(equipment_id)
         equipment = (known and known.equipment) or self._declared.get(equipment_id)
         if equipment is not None:
-            self._remember(equipment_id, equipment, for_s=RETRY_S)
+            self._remember(
+                equipment_id,
+                equipment,
+                baseline_id=self.baseline_id(equipment_id),
+                for_s=RETRY_S,
+            )
         return equipment
 
     def _remember(
@@ -272,11 +313,12 @@ class EquipmentRegistry:
         equipment: Equipment | None,
         deleted_at: datetime | None = None,
         *,
+        baseline_id: str | None = None,
         for_s: float = TOPOLOGY_CACHE_S,
     ) -> _Entry:
         if equipment is not None:
             equipment = self._with_shared_structure(equipment)
-        entry = _Entry(time.monotonic() + for_s, equipment, deleted_at)
+        entry = _Entry(time.monotonic() + for_s, equipment, deleted_at, baseline_id)
         self._topologies[equipment_id] = entry
         return entry
 

@@ -10,6 +10,7 @@ from app.checkpoint.manifest import Manifest
 from app.core.errors import ModelUnavailable
 from app.diagnosis.decoder import PredictionDecoder
 from app.features.spec import FeatureSpec
+from app.schemas.equipment import Equipment
 from app.schemas.places import some_of
 from app.serving.ingress.traffic import Release
 from app.serving.rpc.messages import VersionDescription
@@ -58,8 +59,8 @@ class Version:
             )
         return cls(release, manifest, spec, calibration, description)
 
-    def decoder_for(self, design: str) -> PredictionDecoder:
-        """Return the decoder of this version's predictions for a design."""
+    def decoder_for(self, equipment: Equipment) -> PredictionDecoder:
+        """Return the decoder of this version's predictions for the design of a machine."""
         return PredictionDecoder.of(
-            self.release.version, design, self.manifest, self.spec, self.calibration
+            self.release.version, equipment, self.manifest, self.spec, self.calibration
         )

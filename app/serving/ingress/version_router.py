@@ -262,10 +262,13 @@ class VersionRouter:
         version = await self.version(release)
         spec_digest = version.description.spec_digest
         equipment_of = {each.equipment.structure_digest: each.equipment for each in windows}
+        moments_of = {each.baseline_id: each.baseline.moments for each in windows if each.baseline}
 
         def document_of(digest: str) -> bytes:
             if digest == spec_digest:
                 return version.description.feature_spec.encode()
+            if digest in moments_of:
+                return moments_of[digest].encode()
             return equipment_of[digest].structure()
 
         async def build(groups: Sequence[WindowGroup]) -> BuildResult:
@@ -295,14 +298,12 @@ class VersionRouter:
         outcomes = await score_windows(windows, build, score)
         seconds = time.perf_counter() - started
         _raise_if_version_failed(outcomes)
-        decoders: dict[str, PredictionDecoder] = {}
+        decoders = {digest: version.decoder_for(each) for digest, each in equipment_of.items()}
         scored: list[Scored | Exception] = []
         for window, outcome in zip(windows, outcomes, strict=True):
             if isinstance(outcome, ScoredWindow):
-                design = window.equipment.design
-                if design not in decoders:
-                    decoders[design] = version.decoder_for(design)
-                scored.append(Scored(*outcome, decoders[design], fallback, seconds))
+                decoder = decoders[window.equipment.structure_digest]
+                scored.append(Scored(*outcome, decoder, fallback, seconds))
             else:
                 scored.append(outcome)
         return scored

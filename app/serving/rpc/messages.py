@@ -17,8 +17,9 @@ class BuildCall:
 
     Args:
         spec_digest: SHA-256 of the version's feature spec.
-        groups: the windows by structure.
-        documents: feature spec and structures as JSON by digest, as far as they are sent along.
+        groups: the windows by structure and baseline.
+        documents: feature spec and structures as JSON by digest, and baselines by id, as far as
+            they are sent along.
     """
 
     spec_digest: str
@@ -27,8 +28,10 @@ class BuildCall:
 
     @property
     def digests(self) -> list[str]:
-        """Digests of all documents that the call needs."""
-        return [self.spec_digest, *(group.structure_digest for group in self.groups)]
+        """Digests of all documents that the call needs, and ids of its baselines."""
+        structures = [group.structure_digest for group in self.groups]
+        baselines = [group.baseline_id for group in self.groups if group.baseline_id]
+        return [self.spec_digest, *structures, *baselines]
 
 
 class BuildAnswer(NamedTuple):

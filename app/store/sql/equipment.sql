@@ -45,10 +45,15 @@ select rebuild_grid($1::integer);
 
 -- name: get_equipment
 -- The registered equipment with these ids, and the deleted if $2, in the order of ids.
-select equipment_id, topology, metadata, revision, registered_at, updated_at, deleted_at
+select
+    equipment.equipment_id, equipment.topology, equipment.metadata, equipment.revision,
+    equipment.registered_at, equipment.updated_at, equipment.deleted_at, baselines.baseline_id
 from equipment
-where equipment_id = any ($1::text[]) and ($2::boolean or deleted_at is null)
-order by equipment_id;
+left join baselines
+    on baselines.equipment_key = equipment.equipment_key and baselines.deleted_at is null
+where equipment.equipment_id = any ($1::text[])
+    and ($2::boolean or equipment.deleted_at is null)
+order by equipment.equipment_id;
 
 -- name: find_equipment
 -- Registered equipment that matches an id pattern (LIKE) and a design, in the order of ids.

@@ -105,3 +105,29 @@ def test_maintenance_is_recorded_and_listed(file: Path, database_dsn: str):
     assert wrong.status == 1
     assert "expected a valid kind, found" in wrong.err
     assert "expected a component" in hydraulic(*command, "--kind", "repair", "--component", "x").err
+
+
+def test_baseline_is_recorded_shown_and_deleted(file: Path, database_dsn: str):
+    dsn = ("--dsn", database_dsn)
+    assert hydraulic("equipment", "register", str(file), *dsn).status == 0
+    rows = ["equipment_id,sensor_id,time,value"]
+    for second in range(26 * 12):
+        time = f"2025-03-01T00:{second // 60:02d}:{second % 60:02d}Z"
+        rows += [f"press-1,{name},{time},{100 + second * 7 % 11}" for name in ("P1", "Q1", "P2")]
+    readings = file.with_suffix(".csv")
+    readings.write_text("\n".join(rows))
+    assert hydraulic("readings", "import", str(readings), *dsn).status == 0
+    interval = ("--start", "2025-03-01T00:00Z", "--end", "2025-03-01T00:05:12Z")
+    status, out, err = hydraulic("equipment", "baseline", "press-1", *interval, *dsn)
+    assert (status, "26 windows in [2025-03-01T00:00:00+00:00" in out) == (0, True), err
+    assert "too few readings of T1" in out
+    shown = json.loads(hydraulic("equipment", "baseline", "press-1", *dsn, "--json").out)
+    assert (shown["windows"], shown["missing_sensors"]) == (26, ["T1"])
+    few = ("--start", "2025-03-01T00:00Z", "--end", "2025-03-01T00:02Z")
+    status, _, err = hydraulic("equipment", "baseline", "press-1", *few, *dsn)
+    assert (status, "at least 24 windows" in err) == (1, True)
+    assert "deleted" in hydraulic("equipment", "baseline", "press-1", "--delete", *dsn).out
+    status, _, err = hydraulic("equipment", "baseline", "press-1", *dsn)
+    assert (status, "expected a baseline of 'press-1', found none" in err) == (1, True)
+    for wrong in (("--delete", *interval), interval[:2]):
+        assert hydraulic("equipment", "baseline", "press-1", *wrong, *dsn).status != 0

@@ -58,7 +58,7 @@ class Version(NamedTuple):
 def version_of(name: str) -> Version:
     loaded = load(SHIPPED / name)
     decoder = PredictionDecoder.of(
-        name, RIG.design, loaded.manifest, loaded.feature_spec, loaded.calibration
+        name, RIG, loaded.manifest, loaded.feature_spec, loaded.calibration
     )
     return Version(
         open_predictor(loaded).predictor, plan_windows(RIG, loaded.feature_spec), decoder

@@ -305,7 +305,7 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(
         input_digest=found.input.digest or "",
     )
     decoder = PredictionDecoder.of(
-        found.model_version, equipment.design, checkpoint.manifest, spec, checkpoint.calibration
+        found.model_version, equipment, checkpoint.manifest, spec, checkpoint.calibration
     )
 
     expected = build_diagnosis(

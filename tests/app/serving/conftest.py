@@ -17,6 +17,7 @@ from app.release.service import ReleaseService
 from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
+from app.serving.ingress.baselines import BaselineService
 from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.deployment import Service, utc_now
 from app.serving.ingress.diagnoses import Diagnostics
@@ -139,6 +140,7 @@ async def service(
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
+        baselines=BaselineService(store, registry, utc_now),
         labels=LabelStore(store, registry, utc_now),
         maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),

@@ -179,7 +179,7 @@ class Diagnoser:
         checkpoint = self.checkpoint
         decoder = PredictionDecoder.of(
             checkpoint.manifest.version,
-            equipment.design,
+            equipment,
             checkpoint.manifest,
             checkpoint.feature_spec,
             checkpoint.calibration,

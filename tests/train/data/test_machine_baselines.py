@@ -24,7 +24,7 @@ from train.fitting.start import network
 
 CONFIG = TrainConfig(
     equipment="press-*", machine_baseline_h=0.2, members=1, hidden=8, heads=2, epochs=2,
-    linear_weight=0.0, workers="1",
+    workers="1",
 )  # fmt: skip
 OFFSET = 20.0
 PER_MACHINE = 80

@@ -8,6 +8,7 @@ import pytest
 
 from app.checkpoint.files import load
 from app.checkpoint.predictor import open_predictor
+from app.core.errors import UntrainedDesign
 from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
@@ -38,7 +39,7 @@ def diagnose(checkpoint_directory: Path, equipment: Equipment, values_SN: Floats
     graph, quality = build_windows(values_SN[None], plan_windows(equipment, spec))
     (prediction,) = open_predictor(checkpoint).predictor.predict([graph])
     decoder = PredictionDecoder.of(
-        manifest.version, equipment.design, manifest, spec, checkpoint.calibration
+        manifest.version, equipment, manifest, spec, checkpoint.calibration
     )
     return build_diagnosis(
         equipment,
@@ -87,9 +88,5 @@ def test_checkpoint_of_two_designs_serves_both(
     pump = diagnose(job.out, press, press_SN).components[0]
     assert (pump.condition in ("new", "worn", "failed"), pump.rul_h) == (True, None)
     lathe = press.model_copy(update={"design": "lathe"})
-    answer = diagnose(job.out, lathe, press_SN)
-    assert (answer.status, answer.health) == ("insufficient_evidence", None)
-    assert (
-        "version 1 was not trained for design 'lathe'; trained designs: mill, press: "
-        "train a version on the history of this design, or correct the machine's `design`"
-    ) in answer.reasons
+    with pytest.raises(UntrainedDesign, match="design 'lathe'; trained designs: mill, press: "):
+        diagnose(job.out, lathe, press_SN)

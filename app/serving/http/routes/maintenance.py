@@ -124,7 +124,7 @@ def add_maintenance_routes(
         tags=["equipment"],
         summary="Remove a record of maintenance that was made by mistake",
         dependencies=[label],
-        responses=problems(404),
+        responses=problems(404, 422),
         status_code=204,
     )
     async def delete_maintenance(

@@ -10,6 +10,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis import pipeline
 from app.diagnosis.pipeline import BuildResult, WindowInput, group_windows
 from app.diagnosis.window_plan import build_windows, plan_windows
+from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
@@ -102,9 +103,9 @@ async def test_machines_of_one_topology_share_a_plan(
     planned: list[str] = []
     original = graph_builder.plan_windows
 
-    def count(equipment: Equipment, spec: FeatureSpec) -> object:
+    def count(equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None) -> object:
         planned.append(equipment.design)
-        return original(equipment, spec)
+        return original(equipment, spec, baseline)
 
     monkeypatch.setattr(graph_builder, "plan_windows", count)
     builder = GraphBuilder()

@@ -143,12 +143,8 @@ async def test_machine_of_another_design_says_which_designs_were_trained(
         "/v1/diagnoses", json=rig_request(equipment_id="press", equipment=topology)
     )
     body = answer.json()
-    assert (answer.status_code, body["status"]) == (200, "insufficient_evidence")
-    (reason,) = body["reasons"]
-    assert reason.startswith(
-        "version 1 was not trained for design 'press'; trained designs: hydraulic-rig: train"
-    )
-    assert all(item["condition"] is None for item in body["components"])
+    assert (answer.status_code, body["type"].rsplit(":")[-1]) == (422, "untrained-design")
+    assert "not trained for design 'press'; trained designs: hydraulic-rig: train" in body["detail"]
 
 
 async def test_missing_sensors_are_listed(client: httpx.AsyncClient):
