@@ -26,9 +26,12 @@ from app.demo.simulation.live_files import (
     read_live_fleet,
 )
 from app.features.binning import Floats
+from app.store.baselines import NewBaseline
 from app.store.readings import Readings
 from app.store.store import Store, open_store
 
+ACTOR = "demo"
+"""Recorded as who recorded the baselines."""
 EVERY_S = 5
 """Seconds of readings in one write."""
 DAY_H = 24
@@ -68,7 +71,7 @@ async def _persist(write: Callable[[], Awaitable[object]]) -> None:
 
 
 async def register(store: Store, machine: LiveMachine, now: datetime) -> None:
-    """Register a machine with its counter of operating hours and its earlier windows.
+    """Register a machine with its baseline, its counter and its earlier windows.
 
     Args:
         store: with its schema.
@@ -81,6 +84,21 @@ async def register(store: Store, machine: LiveMachine, now: datetime) -> None:
     since_h = len(ends) * PAST_STEP.total_seconds() / 3_600
     for at, hours in ((ends[0], 0.0), (now, (now - ends[0]).total_seconds() / 3_600)):
         await store.put_equipment(counted(equipment, at, since_h + hours))
+    content = machine.baseline
+    await store.put_baseline(
+        equipment.equipment_id,
+        equipment.revision,
+        NewBaseline(
+            baseline_id=content.digest,
+            start=ends[0] - timedelta(days=2),
+            end=ends[0] - timedelta(days=1),
+            windows=DAY_H,
+            missing_sensors=(),
+            stuck_sensors=(),
+            moments=content.model_dump_json(),
+        ),
+        ACTOR,
+    )
     for end, values_TS in zip(ends, machine.past_NTS, strict=False):
         await store.ingest_many([window_readings(machine, values_TS, end)])
 

@@ -11,7 +11,9 @@ from app.core.errors import StoreUnavailable
 from app.demo.simulation import live_fleet
 from app.demo.simulation.live_files import PAST_WINDOWS, past_ends, read_live_fleet
 from app.demo.simulation.live_fleet import _persist, fill_day, register, window_readings
+from app.features.baseline import Baseline
 from app.schemas.equipment import Equipment
+from app.store.baselines import NewBaseline
 from app.store.readings import Readings
 from app.store.store import Store
 
@@ -24,6 +26,13 @@ class Kept:
     def __init__(self) -> None:
         self.equipment: list[Equipment] = []
         self.blocks: list[Readings] = []
+        self.baselines: list[NewBaseline] = []
+
+    async def put_baseline(self, _: str, revision: str, new: NewBaseline, actor: str) -> bool:
+        assert revision == self.equipment[-1].revision
+        assert actor == "demo"
+        self.baselines.append(new)
+        return True
 
     async def put_equipment(self, equipment: Equipment) -> None:
         self.equipment.append(equipment)
@@ -46,6 +55,8 @@ async def test_worn_machine_has_a_counter_and_its_earlier_windows() -> None:
     assert None not in counters
     first, last = (each for each in counters if each is not None)
     assert last.value_h - first.value_h == (last.as_of - first.as_of).total_seconds() / 3_600
+    assert Baseline.model_validate_json(store.baselines[0].moments) == worn.baseline
+    assert store.baselines[0].end < past_ends(NOW)[0]
     assert ends_of(store.blocks) == past_ends(NOW)
     assert len(store.blocks) == PAST_WINDOWS
     (values,) = {len(block.values) for block in store.blocks}
