@@ -20,7 +20,6 @@ from train.evaluation.predict import predict
 from train.fitting.dataset import plan_tensors
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process, prepare_fit
-from train.fitting.start import network
 
 CONFIG = TrainConfig(
     equipment="press-*", machine_baseline_h=0.2, members=1, hidden=8, heads=2, epochs=2,
@@ -87,7 +86,7 @@ def test_training_reads_the_features_that_the_service_makes_with_the_baseline(
     spec = fit_spec(windows, np.arange(len(windows)), CONFIG)
     assert spec.normalisation == "machine"
     chosen_W = np.array([3, 70, 90, 150])
-    tensors = plan_tensors(
+    tensors, _ = plan_tensors(
         windows.equipment, spec, torch.device("cpu"), plan_machines(windows, spec)
     ).read(windows.values(chosen_W), windows.labels.machine_W[chosen_W])
     for row, position in enumerate(chosen_W.tolist()):
@@ -123,11 +122,8 @@ def test_fit_with_baselines_predicts_a_shifted_machine_alike(tmp_path: Path) -> 
     )
     fit = prepare_fit(fleet, [everything], CONFIG)
     spec = fit_spec(windows, everything, CONFIG)
-    sizes = network(spec, CONFIG, windows.equipment.steps)
-    ensemble = fit.learner.model
-    ensemble.load_state_dict(weights, strict=False)
-    model = TrainedModel(ensemble)
-    assert sizes == model.config
+    fit.learner.model.load_state_dict(weights, strict=False)
+    model = TrainedModel(fit.learner.model.ensemble)
     found = predict(model, spec, windows, everything)
     first, second = found.health_WV[:60], found.health_WV[PER_MACHINE : PER_MACHINE + 60]
     assert np.abs(first.mean(0) - second.mean(0)).max() < 0.02
