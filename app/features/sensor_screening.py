@@ -117,7 +117,7 @@ def screen(
     sensors = plan.sensors
     unexplained_W = np.zeros(W, np.bool_)
     blame_WV = np.full((W, plan.components), np.nan, np.float32)
-    if sensors is None:
+    if sensors is None or not W:
         return Screening(fault_WS, finding_WS, unexplained_W, blame_WV)
     usual_ST = plan.usual_ST
     tested = examine_sensors(values_WSN, fault_WS != 0, usual_ST, sensors)

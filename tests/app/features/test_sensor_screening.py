@@ -60,6 +60,12 @@ def test_fault_of_a_sensor_is_found_named_and_masked(kind: str) -> None:
     assert found.mask_WST[0, [0, 1, 3, 4, 5]].all()
 
 
+def test_no_windows_have_no_findings() -> None:
+    found = features_of(healthy()[:0])
+    assert found.x_WSTF.shape[0] == 0
+    assert found.finding_WS.shape == (0, 6)
+
+
 def test_sizes_are_in_the_unit_of_the_sensor() -> None:
     values_WSN = healthy(2)
     values_WSN[0, 2] += np.float32(15.0)
