@@ -153,7 +153,7 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
     )
     table = Table("component", "state", box=None)
     table.add_column("health", no_wrap=True)
-    for name in ("interval", "condition", "life"):
+    for name in ("interval", "condition", "lost in 1000 h", "life"):
         table.add_column(name)
     has_evidence = any(each.evidence for each in diagnosis.components)
     if has_evidence:
@@ -165,7 +165,8 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
             bar(each.health, each.state),
             "" if each.health is None else "{:.2f} to {:.2f}".format(*each.interval),
             _condition(each),
-            "" if each.rul_h is None else f"{each.rul_h:.0f} h",
+            _rate(each),
+            _life(each),
         ]
         table.add_row(*cells, *([evidence(each)] if has_evidence else []))
     console.print(table)
@@ -193,6 +194,24 @@ def _condition(each: ComponentDiagnosis) -> str:
     return (
         each.condition if each.confidence is None else f"{each.condition} ({each.confidence:.0%})"
     )
+
+
+def _rate(each: ComponentDiagnosis) -> str:
+    if each.degradation_rate is None:
+        return ""
+    shown = f"{each.degradation_rate:.2f}"
+    if each.degradation_interval is not None:
+        shown += " ({:.2f} to {:.2f})".format(*each.degradation_interval)
+    return shown
+
+
+def _life(each: ComponentDiagnosis) -> str:
+    if each.rul_h is None:
+        return ""
+    shown = f"{each.rul_h:.0f} h"
+    if each.rul_interval_h is not None:
+        shown += " ({:.0f} to {:.0f})".format(*each.rul_interval_h)
+    return shown
 
 
 def evidence(each: ComponentDiagnosis) -> str:
