@@ -153,7 +153,10 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
     )
     table = Table("component", "state", box=None)
     table.add_column("health", no_wrap=True)
-    for name in ("interval", "condition", "lost in 1000 h", "life"):
+    has_wear = any(
+        each.degradation_rate is not None or each.rul_h is not None for each in diagnosis.components
+    )
+    for name in ("interval", "condition", *(("lost in 1000 h", "life") if has_wear else ())):
         table.add_column(name)
     has_evidence = any(each.evidence for each in diagnosis.components)
     if has_evidence:
@@ -165,8 +168,7 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
             bar(each.health, each.state),
             "" if each.health is None else "{:.2f} to {:.2f}".format(*each.interval),
             _condition(each),
-            _rate(each),
-            _life(each),
+            *((_rate(each), _life(each)) if has_wear else ()),
         ]
         table.add_row(*cells, *([evidence(each)] if has_evidence else []))
     console.print(table)

@@ -21,8 +21,8 @@ MIN_SPAN_H = 24.0
 """Least operating hours that they span."""
 CERTAIN = 0.95
 """Least probability of wear for a rate to be stated."""
-RATE_WIDENING = 1.7
-RUL_WIDENING = 1.4
+RATE_WIDENING = 1.6
+RUL_WIDENING = 1.3
 """Factors of the intervals' two sides, such that 90 % hold the truth; `python -m tests.bench.trend`
 fits them on simulated machines of odd numbers and checks them on those of even numbers."""
 JUMP_SDS = 4.0

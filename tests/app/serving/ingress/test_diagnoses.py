@@ -393,7 +393,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
         diagnostics._batch._conclude(
-            windows.Resolved(request, rig, bins, None), window, scored, NOW
+            windows.Resolved(request, rig, bins, None), window, scored, NOW, {}
         )
         return known.previous[-1]
 
