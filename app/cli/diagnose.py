@@ -153,10 +153,7 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
     )
     table = Table("component", "state", box=None)
     table.add_column("health", no_wrap=True)
-    has_wear = any(
-        each.degradation_rate is not None or each.rul_h is not None for each in diagnosis.components
-    )
-    for name in ("interval", "condition", *(("lost in 1000 h", "life") if has_wear else ())):
+    for name in ("interval", "condition", "life"):
         table.add_column(name)
     has_evidence = any(each.evidence for each in diagnosis.components)
     if has_evidence:
@@ -168,10 +165,12 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
             bar(each.health, each.state),
             "" if each.health is None else "{:.2f} to {:.2f}".format(*each.interval),
             _condition(each),
-            *((_rate(each), _life(each)) if has_wear else ()),
+            "" if each.rul_h is None else f"{each.rul_h:.0f} h",
         ]
         table.add_row(*cells, *([evidence(each)] if has_evidence else []))
     console.print(table)
+    for line in filter(None, map(wear, diagnosis.components)):
+        console.print(Text(line), soft_wrap=True)
     for line in notes(diagnosis):
         console.print(Text(line), soft_wrap=True)
     states = {each.component_id: each.state for each in diagnosis.components}
@@ -198,22 +197,19 @@ def _condition(each: ComponentDiagnosis) -> str:
     )
 
 
-def _rate(each: ComponentDiagnosis) -> str:
-    if each.degradation_rate is None:
+def wear(each: ComponentDiagnosis) -> str:
+    """Return a component's degradation rate and remaining life with their intervals, or nothing."""
+    said = []
+    if each.degradation_interval is not None and each.degradation_rate is not None:
+        low, high = each.degradation_interval
+        said.append(f"loses {each.degradation_rate:.2f} ({low:.2f} to {high:.2f}) in 1000 h")
+    if each.rul_interval_h is not None and each.rul_h is not None:
+        low_h, high_h = each.rul_interval_h
+        said.append(f"{each.rul_h:.0f} h left ({low_h:.0f} to {high_h:.0f})")
+    if not said:
         return ""
-    shown = f"{each.degradation_rate:.2f}"
-    if each.degradation_interval is not None:
-        shown += " ({:.2f} to {:.2f})".format(*each.degradation_interval)
-    return shown
-
-
-def _life(each: ComponentDiagnosis) -> str:
-    if each.rul_h is None:
-        return ""
-    shown = f"{each.rul_h:.0f} h"
-    if each.rul_interval_h is not None:
-        shown += " ({:.0f} to {:.0f})".format(*each.rul_interval_h)
-    return shown
+    source = each.trend and each.trend.source
+    return f"{each.component_id} {', '.join(said)}" + (f", by {source}" if source else "")
 
 
 def evidence(each: ComponentDiagnosis) -> str:

@@ -20,7 +20,9 @@ select
             )
         ))
         from (
-            select range.first_us as low_us, (range.last_us - range.first_us) / $2::integer + 1 as part_us
+            select
+                range.first_us as low_us,
+                (range.last_us - range.first_us) / $2::integer + 1 as part_us
             union all
             select
                 range.last_us - (range.last_us - range.first_us) / 12,

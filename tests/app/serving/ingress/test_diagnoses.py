@@ -372,7 +372,7 @@ class Known:
         original = batch.build_diagnosis
 
         def noting(*arguments: object) -> Diagnosis:
-            self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
+            self.previous.append(dict(arguments[6]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(batch, "build_diagnosis", noting)
