@@ -26,6 +26,8 @@ class ComponentCalibration(BaseModel):
         unsure_reach: the same of a graded component below that probability; the default covers 90 %
             of any distribution (Chebyshev's inequality), for files that lack it.
         rul_reach: half width of the interval of remaining life, in spreads.
+        rate_reach: half width of the interval of the degradation rate, in health per 1000 operating
+            hours; None where no held-out window had a rate.
         least_confidence: while sensors are missing or faulty, a component whose grade has a lower
             confidence abstains.
         most_spread: while sensors are missing or faulty, a component without grades whose health
@@ -38,6 +40,7 @@ class ComponentCalibration(BaseModel):
     health_reach: Reach = 1.645
     unsure_reach: Reach = 3.162
     rul_reach: Reach = 1.645
+    rate_reach: Reach | None = None
     least_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
     most_spread: Reach | None = None
     rul_cap_h: Annotated[float, Field(gt=0)] | None = None

@@ -169,6 +169,8 @@ def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:
         ]
         table.add_row(*cells, *([evidence(each)] if has_evidence else []))
     console.print(table)
+    for line in filter(None, map(wear, diagnosis.components)):
+        console.print(Text(line), soft_wrap=True)
     for line in notes(diagnosis):
         console.print(Text(line), soft_wrap=True)
     states = {each.component_id: each.state for each in diagnosis.components}
@@ -193,6 +195,21 @@ def _condition(each: ComponentDiagnosis) -> str:
     return (
         each.condition if each.confidence is None else f"{each.condition} ({each.confidence:.0%})"
     )
+
+
+def wear(each: ComponentDiagnosis) -> str:
+    """Return a component's degradation rate and remaining life with their intervals, or nothing."""
+    said = []
+    if each.degradation_interval is not None and each.degradation_rate is not None:
+        low, high = each.degradation_interval
+        said.append(f"loses {each.degradation_rate:.2f} ({low:.2f} to {high:.2f}) in 1000 h")
+    if each.rul_interval_h is not None and each.rul_h is not None:
+        low_h, high_h = each.rul_interval_h
+        said.append(f"{each.rul_h:.0f} h left ({low_h:.0f} to {high_h:.0f})")
+    if not said:
+        return ""
+    source = each.trend and each.trend.source
+    return f"{each.component_id} {', '.join(said)}" + (f", by {source}" if source else "")
 
 
 def evidence(each: ComponentDiagnosis) -> str:

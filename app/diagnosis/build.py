@@ -22,9 +22,11 @@ from app.diagnosis.input_quality import (
     WindowQuality,
     abstention_reasons,
 )
+from app.diagnosis.machine_trends import WindowTrends
 from app.diagnosis.root_cause import rank_causes, verdict_of
 from app.diagnosis.states import state_of
 from app.diagnosis.sufficiency import reasons_of_lack
+from app.diagnosis.wear_estimates import Wear, wear_of
 from app.model.graph import Contributions
 from app.schemas.diagnosis import (
     ComponentDiagnosis,
@@ -88,6 +90,7 @@ def build_diagnosis(
     decoder: PredictionDecoder,
     thresholds: Thresholds,
     previous: Mapping[str, State],
+    trends: WindowTrends | None = None,
 ) -> Diagnosis:
     """Build the full answer for one equipment and window.
 
@@ -99,6 +102,7 @@ def build_diagnosis(
         decoder: of the version that answers.
         thresholds: of states and abstention.
         previous: last state by component id, for hysteresis; may be empty.
+        trends: of the stored diagnoses of earlier windows; None where they are not used.
     """
     decoded_V = scores.predicted.decoded(decoder, equipment.component_ids)
     components: list[ComponentDiagnosis] = []
@@ -120,7 +124,8 @@ def build_diagnosis(
             components.append(_abstaining(component_id, decoded))
         else:
             before = previous.get(component_id)
-            components.append(_component(component_id, decoded, novelty, thresholds, before))
+            wear = wear_of(component_id, decoded, trends)
+            components.append(_component(component_id, decoded, wear, novelty, thresholds, before))
     if scores.contributions is not None:
         add_evidence(components, scores.contributions, quality, equipment)
     without_evidence = {equipment.components[index].component_id for index in lacks}
@@ -229,6 +234,7 @@ def _abstaining(component_id: str, decoded: DecodedComponent) -> ComponentDiagno
 def _component(
     component_id: str,
     decoded: DecodedComponent,
+    wear: Wear,
     novelty: float,
     thresholds: Thresholds,
     before: State | None,
@@ -245,11 +251,13 @@ def _component(
         condition=decoded.condition,
         confidence=decoded.confidence,
         distance=decoded.stated_distance,
-        degradation_rate=decoded.rate,
-        degradation_reason=decoded.rate_reason,
-        rul_h=decoded.rul_h,
-        rul_interval_h=decoded.rul_interval_h,
-        rul_reason=decoded.rul_reason,
+        degradation_rate=wear.rate,
+        degradation_interval=wear.rate_interval,
+        degradation_reason=wear.rate_reason,
+        rul_h=wear.rul_h,
+        rul_interval_h=wear.rul_interval_h,
+        rul_reason=wear.rul_reason,
+        trend=wear.trend,
     )
 
 

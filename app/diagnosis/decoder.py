@@ -49,7 +49,8 @@ class DecodedComponent(NamedTuple):
         distance: OOD distance; NaN where unknown.
         stated_distance: the same as a diagnosis states it; None where unknown or infinite.
         rate: health lost per 1000 operating hours; None where unknown.
-        rate_reason: why it is unknown.
+        rate_interval: its interval; None where it is unknown, or was not calibrated.
+        rate_reason: why the rate is unknown.
         rul_h: remaining life in operating hours; None where unknown.
         rul_interval_h: its interval.
         rul_reason: why it is unknown, or may be longer.
@@ -64,6 +65,7 @@ class DecodedComponent(NamedTuple):
     distance: float
     stated_distance: float | None
     rate: float | None
+    rate_interval: tuple[float, float] | None
     rate_reason: str | None
     rul_h: float | None
     rul_interval_h: tuple[float, float] | None
@@ -192,7 +194,7 @@ class PredictionDecoder:
                 _flat(prediction.spread_WV),
                 _flat(distance_WV),
                 _known(_rounded(distance_WV, inf), np.isfinite(distance_WV)),
-                *self._rates(prediction, component_ids),
+                *self._rates(prediction, component_ids, stated),
                 *self._remaining_lives(prediction, component_ids, stated),
             )
         flat = list(map(DecodedComponent._make, zip(*columns, strict=True)))
@@ -242,16 +244,25 @@ class PredictionDecoder:
         )
 
     def _rates(
-        self, prediction: Prediction, component_ids: Sequence[str]
+        self,
+        prediction: Prediction,
+        component_ids: Sequence[str],
+        stated: Sequence[ComponentCalibration],
     ) -> tuple[Sequence[object], ...]:
-        """Return the columns `rate` and `rate_reason`."""
+        """Return the columns from `rate` to `rate_reason`."""
         has_rate_V = np.array([self.has("rate", each) for each in component_ids])
         if not has_rate_V.any():
             unknown = prediction.health_WV.size
-            return [None] * unknown, [NO_WEAR_LABELS] * unknown
+            return [None] * unknown, [None] * unknown, [NO_WEAR_LABELS] * unknown
         is_finite_WV = np.isfinite(prediction.rate_WV)
+        rates = _known(prediction.rate_WV, is_finite_WV & has_rate_V)
+        reaches = [each.rate_reach for each in stated] * len(prediction.rate_WV)
         return (
-            _known(prediction.rate_WV, is_finite_WV & has_rate_V),
+            rates,
+            [
+                None if rate is None or reach is None else (rate - reach, rate + reach)
+                for rate, reach in zip(rates, reaches, strict=True)
+            ],
             _reason(_NONE, is_finite_WV, has_rate_V),
         )
 

@@ -21,8 +21,8 @@ MIN_SPAN_H = 24.0
 """Least operating hours that they span."""
 CERTAIN = 0.95
 """Least probability of wear for a rate to be stated."""
-RATE_WIDENING = 1.7
-RUL_WIDENING = 1.4
+RATE_WIDENING = 1.6
+RUL_WIDENING = 1.3
 """Factors of the intervals' two sides, such that 90 % hold the truth; `python -m tests.bench.trend`
 fits them on simulated machines of odd numbers and checks them on those of even numbers."""
 JUMP_SDS = 4.0
@@ -111,18 +111,22 @@ class Trend(NamedTuple):
 UNKNOWN = Trend()
 
 
-def fit_trend(series: HealthSeries, maintained_us: Sequence[int] = ()) -> Trend:
+def fit_trend(
+    series: HealthSeries, maintained_us: Sequence[int] = (), end_us: int | None = None
+) -> Trend:
     """Fit the trend of one component.
 
     Args:
         series: its stored healths, by time.
         maintained_us: times of its recorded maintenance, microseconds since 1970.
+        end_us: only earlier maintenance counts; None for that up to the last diagnosis.
     """
     if not len(series.health_P):
         return UNKNOWN
     first = 0
     change_point: ChangePoint | None = None
-    past = [at for at in maintained_us if at <= series.time_us_P[-1]]
+    before_us = int(series.time_us_P[-1]) + 1 if end_us is None else end_us
+    past = [at for at in maintained_us if at < before_us]
     if past:
         first = int(np.searchsorted(series.time_us_P, max(past), side="right"))
         change_point = "maintenance"

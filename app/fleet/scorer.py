@@ -25,6 +25,7 @@ from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder
+from app.diagnosis.machine_trends import MachineTrends, WindowTrends
 from app.diagnosis.pipeline import (
     BuildResult,
     ScoredWindow,
@@ -47,6 +48,7 @@ from app.serving.ingress.windows import Bins, interval_of, window_before
 from app.store.baselines import StoredBaseline
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
+from app.store.history import HealthHistory
 from app.store.store import Store
 from app.store.windows import StoredWindow
 
@@ -108,6 +110,7 @@ class _Input(NamedTuple):
     window: StoredWindow
     previous: Mapping[str, State]
     baseline: StoredBaseline | None
+    history: HealthHistory
 
     @property
     def scored(self) -> WindowInput:
@@ -222,16 +225,21 @@ class FleetScorer:
 
     async def _read(self, batch: Sequence[_Machine]) -> list[_Input]:
         reading = self._store.read_windows([(item.equipment_id, *item.bins) for item in batch])
-        previous: Sequence[Mapping[str, State]] = [{} for _ in batch]
-        if self._plan.forced:
-            windows = await reading
-        else:
-            ends = [(item.equipment_id, item.window.end) for item in batch]
-            windows, previous = await asyncio.gather(reading, self._runs.states_before(ends))
-        ids = {window.baseline_id for window in windows if window.baseline_id}
-        baselines = await self._store.baselines(ids) if ids else {}
+        ids = [item.equipment_id for item in batch]
+        ends = [(item.equipment_id, item.window.end) for item in batch]
+        windows, found, previous = await asyncio.gather(
+            reading,
+            self._store.health_histories(ids),
+            _nothing(len(batch)) if self._plan.forced else self._runs.states_before(ends),
+        )
+        in_force = {window.baseline_id for window in windows if window.baseline_id}
+        baselines = await self._store.baselines(in_force) if in_force else {}
         of_windows = [baselines.get(window.baseline_id) for window in windows]
-        return [_Input(*each) for each in zip(batch, windows, previous, of_windows, strict=True)]
+        histories = [found[equipment_id] for equipment_id in ids]
+        return [
+            _Input(*each)
+            for each in zip(batch, windows, previous, of_windows, histories, strict=True)
+        ]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._computing, work)
@@ -302,6 +310,7 @@ class FleetScorer:
             version.decoder_for(machine.equipment),
             self._plan.thresholds,
             item.previous,
+            _trends_of(item),
         )
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
@@ -353,6 +362,17 @@ def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]
             batch.append(machine)
             size += of_machine
         yield batch
+
+
+def _trends_of(item: _Input) -> WindowTrends:
+    """Return the machine's trends as of its window."""
+    end_us = round(item.machine.window.end.timestamp() * 1e6)
+    return MachineTrends(item.history).before(end_us)
+
+
+async def _nothing(count: int) -> list[Mapping[str, State]]:
+    """Return no previous states."""
+    return [{}] * count
 
 
 async def _finish(tasks: list[asyncio.Task[None]]) -> None:

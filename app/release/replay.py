@@ -320,15 +320,19 @@ def _short(digest: str) -> str:
     return digest[:_DIGEST_CHARACTERS]
 
 
-def _numbers(item: ComponentDiagnosis) -> Iterator[float | None]:
-    yield from (item.health, *item.interval, item.confidence, item.degradation_rate, item.rul_h)
-    yield from item.rul_interval_h or (None, None)
+def _numbers(item: ComponentDiagnosis, *, with_wear: bool) -> Iterator[float | None]:
+    yield from (item.health, *item.interval, item.confidence)
+    if with_wear:
+        yield from (item.degradation_rate, item.rul_h, *(item.rul_interval_h or (None, None)))
 
 
 def _is_same(then: ComponentDiagnosis | None, now: ComponentDiagnosis | None) -> bool:
     if then is None or now is None:
         return False
-    return then.condition == now.condition and all(map(_close, _numbers(then), _numbers(now)))
+    # a trend rests on the diagnoses that were stored then, not on this window alone
+    with_wear = then.trend is None or then.trend.source not in ("trend", "both")
+    numbers = (_numbers(each, with_wear=with_wear) for each in (then, now))
+    return then.condition == now.condition and all(map(_close, *numbers))
 
 
 def _close(then: float | None, now: float | None) -> bool:

@@ -236,6 +236,44 @@ class DistanceEvidence(_Record):
 
 
 @dataclass(kw_only=True)
+class TrendOfHealth(_Record):
+    """What the degradation rate and the remaining life of a component rest on.
+
+    `heads` are the model's own for this window, `trend` is that of the stored diagnoses, `both` the
+    mean of the two by the inverse squares of their intervals' widths.
+    """
+
+    source: Annotated[
+        Literal["heads", "trend", "both"] | None,
+        Field(description="of the degradation rate; null without one"),
+    ]
+    points: Annotated[
+        int, Field(ge=0, description="stored diagnoses since the change point that count")
+    ]
+    span_h: Annotated[Hours, Field(description="operating hours from the first to the last")]
+    since: Annotated[
+        datetime | None, Field(description="window end of the first; null without any")
+    ]
+    change_point: Annotated[
+        Literal["maintenance", "rise"] | None,
+        Field(
+            description="why the trend begins there: recorded maintenance, or a rise of health "
+            "at once; null for the first diagnosis"
+        ),
+    ]
+    hours: Annotated[
+        Literal["counter", "readings"],
+        Field(
+            description="operating hours are those of the machine's counter, or the hours that "
+            "have readings"
+        ),
+    ]
+    reason: Annotated[
+        str | None, Field(description="why the stored diagnoses give no rate; null if they do")
+    ]
+
+
+@dataclass(kw_only=True)
 class ComponentDiagnosis(_Record):
     """Health, condition, wear and evidence of one component.
 
@@ -281,6 +319,13 @@ class ComponentDiagnosis(_Record):
         float | None,
         Field(description="health lost per 1000 operating hours, positive when worsening"),
     ]
+    degradation_interval: Annotated[
+        tuple[float, float] | None,
+        Field(
+            description="[low, high] of `degradation_rate`; null where it is unknown, and in "
+            "diagnoses from before it was stated"
+        ),
+    ] = None
     degradation_reason: Annotated[
         str | None, Field(description="why there is no rate; null when there is one")
     ]
@@ -295,6 +340,13 @@ class ComponentDiagnosis(_Record):
     rul_reason: Annotated[
         str | None, Field(description="why there is no remaining life, or what bounds it")
     ]
+    trend: Annotated[
+        TrendOfHealth | None,
+        Field(
+            description="what the rate and the remaining life rest on; null where the stored "
+            "diagnoses of the machine were not used"
+        ),
+    ] = None
     evidence: Annotated[
         tuple[Evidence, ...],
         Field(description="with `explain`: contribution of each sensor, largest first"),

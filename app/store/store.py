@@ -12,6 +12,7 @@ from app.store.embedded.server import ensure_embedded
 from app.store.equipment import EquipmentRepository
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
+from app.store.history import HealthHistoryRepository
 from app.store.keys import KeyRepository
 from app.store.labels import LabelRepository
 from app.store.maintenance import MaintenanceRepository
@@ -29,6 +30,7 @@ class Store(
     LabelRepository,
     MaintenanceRepository,
     BaselineRepository,
+    HealthHistoryRepository,
     DiagnosisRepository,
     ShadowAnswerRepository,
     KeyRepository,

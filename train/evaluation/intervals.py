@@ -14,7 +14,14 @@ from app.features.binning import Floats
 from app.model.grades import ordinal_probability
 from train.data.labels import HOUR_US, Booleans, evenly_spaced
 from train.data.windows import Windows
-from train.evaluation.conformal import NO_RESIDUALS, Reach, cross_fit, residuals
+from train.evaluation.conformal import (
+    NO_RESIDUALS,
+    Reach,
+    cross_fit,
+    is_enough,
+    quantile,
+    residuals,
+)
 from train.evaluation.record import IntervalFigures, Trajectory, Uncertainty
 from train.evaluation.scores import Doubles, covered, nll, reliability
 from train.evaluation.uncertainty import Answers, Rows, Temperatures
@@ -120,6 +127,8 @@ def calibrate(
             None if given is None else (before.rul_reach, before.rul_reach),
             (elsewhere.rul, elsewhere.rul),
         )  # fmt: skip
+        rate_R = np.abs(answers.rate_RV[:, v] - labels.rate_WV[:, v])
+        rate_R = np.where(rows.scored_R, rate_R, np.nan)
         if health_figures is None and rul_figures is None:
             continue
         bands[component.component_id] = Bands(health, rul)
@@ -129,6 +138,8 @@ def calibrate(
             update["health_reach"] = health_figures.reach
         if rul_figures is not None:
             update |= {"rul_reach": rul_figures.reach, "rul_cap_h": rows.cap_h}
+        if is_enough(int(np.isfinite(rate_R).sum()), COVERAGE):
+            update["rate_reach"] = quantile(rate_R[np.isfinite(rate_R)], COVERAGE)
         if rows.known_grades(v).any():
             if health_figures is not None and health_figures.unsure_reach is not None:
                 update["unsure_reach"] = health_figures.unsure_reach

@@ -4,6 +4,7 @@ One SQL statement, one call to the graph builders and one to the model carry all
 batch. A window that can't be diagnosed yields its error and does not affect the others.
 """
 
+import asyncio
 import logging
 import secrets
 import time
@@ -24,6 +25,7 @@ from app.core.errors import (
 )
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import MAX_NAMED, Thresholds
+from app.diagnosis.machine_trends import WindowTrends
 from app.diagnosis.pipeline import WindowInput, row_of
 from app.features.binning import Floats
 from app.schemas.diagnosis import State
@@ -31,6 +33,7 @@ from app.schemas.places import some_of
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import PrimaryResult, Shadows
 from app.serving.ingress.traffic import Release, machine_of
+from app.serving.ingress.trends import Trends
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Resolved, interval_of, resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
@@ -113,6 +116,7 @@ class BatchDiagnosis:
         self._parts = parts
         self._write_queue = write_queue
         self._shadows = shadows
+        self.trends = Trends(parts.store)
         self._states: LRUCache[str, StateSnapshot] = LRUCache(MAX_STATES)
         self.thresholds = Thresholds()
 
@@ -129,7 +133,11 @@ class BatchDiagnosis:
         now = self._parts.now()
         outcomes: dict[int, Outcome] = {}
         routed: dict[int, RoutedWindow] = {}
-        requests, readings = await self._read([item.resolved for item in items], now)
+        resolved = [item.resolved for item in items]
+        # histories are read beside the windows, of which a changed topology may move some
+        (requests, readings), trends = await asyncio.gather(
+            self._read(resolved, now), self.trends.of(_ends(resolved))
+        )
         for position, window in enumerate(await self._with_baselines(requests, readings)):
             if isinstance(window, HydraulicDiagnosticsError):
                 outcomes[position] = window
@@ -145,7 +153,9 @@ class BatchDiagnosis:
                 outcomes[position] = outcome
                 continue
             try:
-                outcomes[position] = self._conclude(requests[position], item.window, outcome, now)
+                outcomes[position] = self._conclude(
+                    requests[position], item.window, outcome, now, trends
+                )
             except Exception as error:
                 logger.exception(
                     "diagnosis not made",
@@ -273,7 +283,12 @@ class BatchDiagnosis:
         return self._parts.registry.baseline_id(item.equipment.equipment_id) or ""
 
     def _conclude(
-        self, resolved: Resolved, window: WindowInput, scored: Scored, now: datetime
+        self,
+        resolved: Resolved,
+        window: WindowInput,
+        scored: Scored,
+        now: datetime,
+        trends: Mapping[tuple[str, datetime], WindowTrends],
     ) -> bytes:
         """Make the diagnosis of a scored window, queue it for the store and copy it to shadows."""
         equipment, forced = resolved.equipment, resolved.request.model_version is not None
@@ -299,6 +314,7 @@ class BatchDiagnosis:
             scored.decoder,
             self.thresholds,
             previous or {},
+            None if inline else trends.get((equipment.equipment_id, context.window.end)),
         )
         body = diagnosis.to_json()
         if previous is not None:
@@ -327,6 +343,15 @@ class BatchDiagnosis:
         if window_end == snapshot.window_end:
             return snapshot.before
         return snapshot.states if window_end > snapshot.window_end else None
+
+
+def _ends(requests: Sequence[Resolved]) -> list[tuple[str, datetime]]:
+    """Return machine and end of the stored windows."""
+    return [
+        (item.equipment.equipment_id, interval_of(item.bins, item.equipment).end)
+        for item in requests
+        if item.inline is None
+    ]
 
 
 def _age_s(readings: Readings, now: datetime) -> float | None:

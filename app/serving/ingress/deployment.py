@@ -132,15 +132,16 @@ def open_service(
     files = [PROJECT_DIR / name for name in args.equipment]
     declared = tuple(read_equipment(file.read_bytes(), file.name) for file in files)
     registry = EquipmentRegistry(store, declared, router)
+    diagnostics = Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now))
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
         baselines=BaselineService(store, registry, utc_now),
         labels=LabelStore(store, registry, utc_now),
-        maintenance=MaintenanceLog(store, registry, utc_now),
+        maintenance=MaintenanceLog(store, registry, utc_now, diagnostics.note_maintenance),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=router,
-        diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
+        diagnostics=diagnostics,
         status=Status(store, router, registry, partial(prepare, store, settings, declared)),
         retention=Retention(store, utc_now),
         release_service=open_release_service(settings, store),

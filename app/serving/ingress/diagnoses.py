@@ -93,12 +93,18 @@ class Diagnostics:
         """Cancel what is in progress and write what is queued."""
         await self._batchers.close()
         await self._shadows.close()
+        await self._batch.trends.close()
         await self._write_queue.close()
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Change the thresholds of states and abstention for later diagnoses."""
         self._batch.thresholds = thresholds
         self._cache.clear()
+
+    def note_maintenance(self, equipment_id: str) -> None:
+        """Drop what the maintenance of a machine voids: its cached responses and trends."""
+        self._cache.forget(equipment_id)
+        self._batch.trends.forget(equipment_id)
 
     async def answer(self, request: DiagnosisRequest) -> bytes:
         """Answer one request with a diagnosis as JSON.

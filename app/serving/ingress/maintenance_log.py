@@ -16,16 +16,22 @@ class MaintenanceLog:
 
     Args:
         store: the database.
-        registry: finds topologies, and is notified of changes.
+        registry: finds topologies.
         now: UTC clock.
+        changed: called with the id of a machine after a change of its maintenance.
     """
 
     def __init__(
-        self, store: Store, registry: EquipmentRegistry, now: Callable[[], datetime]
+        self,
+        store: Store,
+        registry: EquipmentRegistry,
+        now: Callable[[], datetime],
+        changed: Callable[[str], None],
     ) -> None:
         self._store = store
         self._registry = registry
         self._now = now
+        self._changed = changed
 
     async def record(self, equipment_id: str, item: Maintenance) -> Recorded:
         """Record maintenance.
@@ -37,7 +43,7 @@ class MaintenanceLog:
         equipment = await self._registry.topology(equipment_id)
         check_maintenance(item, equipment, self._now() + CLOCK_SKEW)
         recorded = await self._store.put_maintenance(equipment_id, item)
-        self._registry.note_change(equipment_id)
+        self._changed(equipment_id)
         return recorded
 
     async def page(
@@ -65,4 +71,4 @@ class MaintenanceLog:
         await self._registry.known_topology(equipment_id)
         if not await self._store.delete_maintenance(equipment_id, maintenance_id):
             raise UnknownMaintenance(equipment_id, maintenance_id)
-        self._registry.note_change(equipment_id)
+        self._changed(equipment_id)

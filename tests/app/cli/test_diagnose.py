@@ -89,3 +89,18 @@ def test_service_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_bar_of_an_unknown_health_says_so():
     assert bar(None, "unknown").plain == "unknown"
     assert bar(1.0, "healthy").plain == "█" * 10 + " 100%"
+
+
+def test_wear_is_a_line_with_intervals_and_its_source(answer: Diagnosis):
+    pump = replace(
+        answer.components[0],
+        degradation_rate=0.8,
+        degradation_interval=(0.6, 1.1),
+        rul_h=300.0,
+        rul_interval_h=(200.0, 450.0),
+    )
+    assert diagnose.wear(pump) == (
+        "pump loses 0.80 (0.60 to 1.10) in 1000 h, 300 h left (200 to 450)"
+    )
+    unknown = replace(pump, degradation_interval=None, rul_h=None, rul_interval_h=None)
+    assert diagnose.wear(unknown) == ""

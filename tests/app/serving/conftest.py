@@ -137,15 +137,16 @@ async def service(
         await store.put_equipment(rig_equipment())
 
     registry = EquipmentRegistry(store, router=versions)
+    diagnostics = Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now))
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
         baselines=BaselineService(store, registry, utc_now),
         labels=LabelStore(store, registry, utc_now),
-        maintenance=MaintenanceLog(store, registry, utc_now),
+        maintenance=MaintenanceLog(store, registry, utc_now, diagnostics.note_maintenance),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=versions,
-        diagnostics=Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now)),
+        diagnostics=diagnostics,
         status=Status(store, versions, registry, prepare),
         retention=Retention(store, utc_now),
         release_service=release_service,

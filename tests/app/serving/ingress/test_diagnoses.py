@@ -372,7 +372,7 @@ class Known:
         original = batch.build_diagnosis
 
         def noting(*arguments: object) -> Diagnosis:
-            self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
+            self.previous.append(dict(arguments[6]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(batch, "build_diagnosis", noting)
@@ -393,7 +393,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
         diagnostics._batch._conclude(
-            windows.Resolved(request, rig, bins, None), window, scored, NOW
+            windows.Resolved(request, rig, bins, None), window, scored, NOW, {}
         )
         return known.previous[-1]
 
