@@ -26,7 +26,8 @@ from app.features.binning import window_digest
 from app.model.config import TABLES
 from app.model.runtime.predictor import Predictor
 from app.model.trained import TrainedModel
-from app.schemas.diagnosis import Diagnosis, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import Diagnosis
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.pairs import only
 from tests.rig import rig_block

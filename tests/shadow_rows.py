@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
+from app.schemas.diagnosed_input import InputQuality, Window
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
 from app.store.store import Store
 from tests.rows import stored_row
 

@@ -28,16 +28,14 @@ from app.diagnosis.states import state_of
 from app.diagnosis.sufficiency import reasons_of_lack
 from app.diagnosis.wear_estimates import Wear, wear_of
 from app.model.graph import Contributions
-from app.schemas.diagnosis import (
-    ComponentDiagnosis,
-    Diagnosis,
+from app.schemas.diagnosed_input import (
     FaultySensor,
     InputQuality,
     SensorFault,
-    State,
     UsedBaseline,
     Window,
 )
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, State
 from app.schemas.equipment import Equipment
 from app.schemas.places import some_of
 

@@ -23,7 +23,8 @@ from app.diagnosis.window_plan import WindowPlan, build_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.model.graph import Contributions, GraphGroup, Prediction
-from app.schemas.diagnosis import Diagnosis, UsedBaseline
+from app.schemas.diagnosed_input import UsedBaseline
+from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.store.baselines import StoredBaseline
 from app.store.diagnoses import StoredDiagnosis

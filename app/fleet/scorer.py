@@ -41,7 +41,8 @@ from app.features.baseline import Baseline
 from app.fleet.plan import Plan
 from app.model.graph import GraphGroup
 from app.model.runtime.predictor import Predictor
-from app.schemas.diagnosis import Diagnosis, State, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import Diagnosis, State
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.ingress.traffic import machine_of, order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from app.schemas.diagnosed_input import Fraction, InputQuality, Record, UsedBaseline, Window
 from app.schemas.equipment import Identifier
 from app.schemas.readings import InlineReadings
 from app.schemas.times import AwareTime
@@ -20,7 +21,6 @@ from app.schemas.times import AwareTime
 State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
 Basis = Literal["labels", "novelty", "none"]
 Verdict = Literal["none", "machine", "sensor", "both", "undecided"]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Hours = Annotated[float, Field(ge=0.0)]
 Version = Annotated[
     str,
@@ -67,94 +67,8 @@ class DiagnosisRequest(BaseModel):
     ] = None
 
 
-class _Record:
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
 @dataclass
-class Window(_Record):
-    """Half-open interval of time, UTC."""
-
-    start: Annotated[datetime, Field(description="first moment of the window")]
-    end: Annotated[datetime, Field(description="first moment after the window")]
-
-
-@dataclass
-class UsedBaseline(_Record):
-    """The baseline of the machine that its readings were normalised by."""
-
-    baseline_id: Annotated[str, Field(description="as `PUT` of the baseline answered it")]
-    start: Annotated[datetime, Field(description="first moment of the healthy interval")]
-    end: Annotated[datetime, Field(description="first moment after it")]
-
-
-@dataclass
-class FaultySensor(_Record):
-    """A sensor that was left out because its readings are implausible, and why."""
-
-    sensor_id: Annotated[str, Field(description="the sensor")]
-    reason: Annotated[
-        Literal["out_of_range", "frozen", "noisy", "implausible"],
-        Field(
-            description="beyond what the instrument can read; without any change; with far more "
-            "noise than in training; or contradicted by the other sensors"
-        ),
-    ]
-
-
-@dataclass
-class SensorFault(_Record):
-    """A fault of a sensor: what kind, since when in the window, and how strong."""
-
-    sensor_id: Annotated[str, Field(description="the sensor")]
-    kind: Annotated[
-        Literal[
-            "stuck",
-            "drift",
-            "offset",
-            "gain",
-            "spike",
-            "noise",
-            "dropout",
-            "unit_swap",
-            "out_of_range",
-            "implausible",
-        ],
-        Field(
-            description="the change that, undone, leaves what the other sensors predict; "
-            "`implausible`: contradicted by them in no known way"
-        ),
-    ]
-    since: Annotated[
-        datetime,
-        Field(description="when it begins to show; the start of the window where it may be older"),
-    ]
-    size: Annotated[
-        float | None,
-        Field(
-            description="offset, rise of a drift over the window, height of spikes or standard "
-            "deviation of noise, in the sensor's unit; factor of a gain or of another unit; value "
-            "of a stuck sensor; null where there is none"
-        ),
-    ]
-    score: Annotated[
-        float | None,
-        Field(
-            description="square of the deviation from what the other sensors predict, in units of "
-            "its limit; null where the sensor's own signal shows the fault"
-        ),
-    ]
-    masked: Annotated[
-        bool,
-        Field(
-            description="whether the diagnosis goes on without the sensor; false for `dropout`, "
-            "whose readings are right where there are any"
-        ),
-    ]
-
-
-@dataclass
-class RootCause(_Record):
+class RootCause(Record):
     """A component as the origin of the machine's deviation."""
 
     component_id: Annotated[str, Field(description="the component")]
@@ -164,52 +78,8 @@ class RootCause(_Record):
     ]
 
 
-@dataclass(kw_only=True)
-class InputQuality(_Record):
-    """Quality of the readings behind a diagnosis."""
-
-    source: Annotated[
-        Literal["store", "inline"], Field(description="stored readings, or those of the request")
-    ]
-    missing_sensors: Annotated[
-        tuple[str, ...], Field(description="sensors without any reading in the window")
-    ]
-    faulty_sensors: Annotated[
-        tuple[FaultySensor, ...], Field(description="sensors that were left out, and why")
-    ]
-    sensor_faults: Annotated[
-        tuple[SensorFault, ...],
-        Field(
-            description="faults of sensors, with their kind; also of some that were not left out"
-        ),
-    ] = ()
-    unusual_sensors: Annotated[
-        tuple[str, ...],
-        Field(
-            description="sensors that leave the range of training further than held-out windows did"
-        ),
-    ]
-    coverage: Annotated[
-        Fraction, Field(description="share of the window's sensor bins that hold a reading")
-    ]
-    stale_s: Annotated[
-        float | None,
-        Field(
-            description="age of the newest reading at the request, in seconds; null for inline "
-            "readings"
-        ),
-    ]
-    digest: Annotated[
-        str | None,
-        Field(
-            description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from "
-            "before it was kept"
-        ),
-    ] = None
-
-
 @dataclass
-class Evidence(_Record):
+class Evidence(Record):
     """Contribution of one sensor to a component's lost health."""
 
     sensor_id: Annotated[str, Field(description="the sensor")]
@@ -223,7 +93,7 @@ class Evidence(_Record):
 
 
 @dataclass
-class DistanceEvidence(_Record):
+class DistanceEvidence(Record):
     """Contribution of one sensor to a component's OOD distance.
 
     Sensors that do not increase it are left out, and so are those whose contribution is unknown.
@@ -236,7 +106,7 @@ class DistanceEvidence(_Record):
 
 
 @dataclass(kw_only=True)
-class TrendOfHealth(_Record):
+class TrendOfHealth(Record):
     """What the degradation rate and the remaining life of a component rest on.
 
     `heads` are the model's own for this window, `trend` is that of the stored diagnoses, `both` the
@@ -274,7 +144,7 @@ class TrendOfHealth(_Record):
 
 
 @dataclass(kw_only=True)
-class ComponentDiagnosis(_Record):
+class ComponentDiagnosis(Record):
     """Health, condition, wear and evidence of one component.
 
     A component that abstains has state `unknown`, basis `none` and nulls; `reasons` of the
@@ -360,7 +230,7 @@ class ComponentDiagnosis(_Record):
 
 
 @dataclass(kw_only=True)
-class Diagnosis(_Record):
+class Diagnosis(Record):
     """The full answer for one equipment at one time."""
 
     diagnosis_id: Annotated[str, Field(description="32 hexadecimal digits")]

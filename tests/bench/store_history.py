@@ -13,7 +13,8 @@ from pathlib import Path
 import asyncpg
 import numpy as np
 
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
+from app.schemas.diagnosed_input import InputQuality, Window
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
 from app.store.pool import PoolLimits
 from app.store.readings import Readings
 from app.store.store import Store

@@ -14,7 +14,8 @@ import numpy as np
 from app.core.errors import InputError, WindowError
 from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.features.binning import Floats, bin_series
-from app.schemas.diagnosis import DiagnosisRequest, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
 from app.schemas.readings import InlineReadings

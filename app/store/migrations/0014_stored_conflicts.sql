@@ -20,9 +20,10 @@ create function stored_values(
     ) known on true
 $$;
 
--- Whether the first reading, the last one or the one between is stored.
+-- Whether the first reading, the last one or the one between is stored. Times lie in [low, high].
 create function is_any_stored(
-    keys integer[], slots integer[], series_of integer[], times_us bigint[]
+    keys integer[], slots integer[], series_of integer[], times_us bigint[],
+    low timestamptz, high timestamptz
 ) returns boolean language sql stable set enable_seqscan = off as $$
     select exists (
         select from unnest(
@@ -34,6 +35,7 @@ create function is_any_stored(
                 and stored.time
                     = timestamptz 'epoch' + times_us[probe.number] * interval '1 microsecond'
                 and stored.slot = slots[series_of[probe.number]]
+                and stored.time >= low and stored.time <= high
             limit 1
         ) known on true
     )
@@ -108,7 +110,9 @@ begin
         timestamptz 'epoch' + min(time_us) * interval '1 microsecond',
         timestamptz 'epoch' + max(time_us) * interval '1 microsecond'
     into first_time, last_time from unnest(times_us) as given (time_us);
-    if actor is not null or is_any_stored(keys, slots, series_of, times_us) then
+    if actor is not null or is_any_stored(
+        keys, slots, series_of, times_us, first_time, last_time
+    ) then
         before := stored_values(keys, slots, series_of, times_us, first_time, last_time);
         select found.conflicting, found.stored into conflicting, stored
         from conflicts_of(readings, before) as found;

@@ -10,7 +10,8 @@ import pytest
 
 from app.cli import diagnose
 from app.cli.diagnose import bar
-from app.schemas.diagnosis import Diagnosis, Evidence, FaultySensor
+from app.schemas.diagnosed_input import FaultySensor
+from app.schemas.diagnosis import Diagnosis, Evidence
 from tests.command_line import hydraulic
 from tests.shadow_rows import ComponentPrediction, diagnosis
 from tests.small import press

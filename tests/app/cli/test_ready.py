@@ -83,10 +83,10 @@ def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "api_key").write_text("k" * 43)
-    asked: list[tuple[str, object]] = []
+    received: list[tuple[str, object]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append((request.url.path, json.loads(request.content)))
+        received.append((request.url.path, json.loads(request.content)))
         return httpx.Response(200, json=OK)
 
     settings = Settings(var_dir=tmp_path, api_key=None)
@@ -94,7 +94,7 @@ def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
     monkeypatch.setattr(ready.httpx, "Client", lambda **_: service)
     assert ready.wait("http://service", settings, lambda: True, has_fleet=True) == 0
     assert capsys.readouterr().out.startswith(f"Ready: {ready.WORN} answers.")
-    path, body = asked[-1]
+    path, body = received[-1]
     assert path == "/v1/diagnoses/batch"
     assert isinstance(body, dict)
     assert {item["equipment_id"] for item in body["items"]} == {ready.WORN}

@@ -23,7 +23,8 @@ from app.diagnosis.states import STATES, state_of
 from app.features.binning import Floats
 from app.features.sensor_faults import Fault
 from app.model.graph import Contributions, Prediction
-from app.schemas.diagnosis import Diagnosis, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
 from train.config import TrainConfig

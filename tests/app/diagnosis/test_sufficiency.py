@@ -23,7 +23,8 @@ from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphGroup
 from app.model.runtime.predictor import Predictor
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
 from app.schemas.equipment import Component, Equipment
 from tests.masking import unmasked_steps
 from tests.rig import rig_block

@@ -21,7 +21,8 @@ from app.fleet.plan import Plan, RunRequest, make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphGroup, Prediction
 from app.model.runtime.predictor import Predictor
-from app.schemas.diagnosis import Diagnosis, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import Diagnosis
 from app.serving.ingress.traffic import Machine, order_of_versions
 from app.serving.ingress.windows import Bins
 from app.store.diagnoses import StoredDiagnosis

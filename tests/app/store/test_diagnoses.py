@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
+from app.schemas.diagnosed_input import InputQuality, Window
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
 from app.store.diagnoses import ShadowAnswer
 from app.store.store import Store
 from tests.rows import stored_row

@@ -3,7 +3,8 @@ from typing import Literal
 
 import pytest
 
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, State, Window
+from app.schemas.diagnosed_input import InputQuality, Window
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, State
 from app.store.fleet import FleetRun, Page, PageSizes, Selection
 from app.store.store import Store
 from tests.machines import make_machine

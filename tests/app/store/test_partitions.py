@@ -143,8 +143,8 @@ async def test_ingest_reads_only_the_partition_of_its_month(
 
     await session.close()
     scanned = [line for line in text.splitlines() if "Scan" in line and "sensor_readings" in line]
-    assert len(scanned) == 1, text
-    assert "sensor_readings_2025_02" in scanned[0]
+    assert scanned, text
+    assert all("sensor_readings_2025_02" in line for line in scanned), text
     assert "Subplans Removed: 3" in text
 
 

@@ -14,7 +14,8 @@ from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
-from app.schemas.diagnosis import Diagnosis, Window
+from app.schemas.diagnosed_input import Window
+from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from tests.fleet import CAP_H, LIFE, two_designs
 from train.config import TrainConfig

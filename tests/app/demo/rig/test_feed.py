@@ -19,7 +19,7 @@ from app.demo.rig.measurements import GRADED_COMPONENTS, SENSOR_IDS, open_direct
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput
-from app.schemas.diagnosis import Window
+from app.schemas.diagnosed_input import Window
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter

@@ -82,7 +82,15 @@ async def test_stored_and_inline_readings_give_equal_health(client: httpx.AsyncC
     )
     inline = await client.post("/v1/diagnoses", json=rig_request(700))
     assert stored.json()["window"] == inline.json()["window"]
-    assert stored.json()["components"] == inline.json()["components"]
+    of_trend = ("trend", "degradation_reason", "rul_reason")
+    of_stored, of_inline = (
+        [
+            {name: value for name, value in component.items() if name not in of_trend}
+            for component in answer.json()["components"]
+        ]
+        for answer in (stored, inline)
+    )
+    assert of_stored == of_inline
     assert stored.json()["input"]["digest"] == inline.json()["input"]["digest"]
     assert stored.json()["input"]["stale_s"] > 0
 
