@@ -14,7 +14,8 @@ from typing import Any
 import grimp
 import yaml
 
-from tests.bench.report import rig, summary
+from tests.bench.report import summary
+from tests.bench.rig_report import rig_tables
 from tests.system import PROJECT_DIR
 
 ARCHITECTURE = PROJECT_DIR / "docs/explanation/architecture.md"
@@ -124,7 +125,7 @@ def measured() -> Iterator[str]:
 def simulated_rig() -> str:
     """Return the tables of the newest run of the simulated rig."""
     newest = max(MEASURED.glob(RIG))
-    parts = rig(json.loads(newest.read_text())["rig"])[1:]
+    parts = rig_tables(json.loads(newest.read_text())["rig"])[1:]
     return "\n".join(map(_wrapped, "\n\n".join(parts).splitlines()))
 
 
