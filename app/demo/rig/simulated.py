@@ -77,8 +77,9 @@ def simulate(
     (program,) = design.duty.programs.values()
     knots = np.array(program.seconds)
     signals = np.array([program.signals[name] for name in design.duty.rest]).T
-    knots_MK = np.broadcast_to(knots, (count, len(knots)))
-    signals_MKU = np.broadcast_to(signals, (count, *signals.shape))
+    # contiguous, as of the other machines, so that the kernel is compiled for one kind of array
+    knots_MK = np.repeat(knots[None], count, axis=0)
+    signals_MKU = np.repeat(signals[None], count, axis=0)
     state = circuit.rest(np.full(count, start_degC), np.empty((count, 0)))
     out_MTO = np.empty((count, CYCLE_S, len(design.sensors)))
     parameters.system[:, System.time_factor, 0] = WARM_UP_FACTOR
