@@ -31,7 +31,7 @@ from app.schemas.equipment import Sensor
 from tests.bench.compare import Bench
 from tests.bench.rig_calibration import HEALTHY, healthy_cycles, rig_cycles, stacked
 from tests.system import PROJECT_DIR
-from train.linear.ordinal import fit_ordinal, measure
+from train.evaluation.ordinal import fit_ordinal, measure
 
 MACHINES, CYCLES, BASELINE = 40, 48, 5
 """Simulated machines, cycles of each with random grades, and healthy ones of its baseline."""
