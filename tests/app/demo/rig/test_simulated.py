@@ -142,8 +142,8 @@ def test_valves_in_series_around_little_oil_settle():
     values_TS = simulate(design, np.zeros((1, len(design.circuit.modes)))).values_MTS[0]
     pressure_TS = values_TS[:, [SENSOR_IDS.index("PS1"), SENSOR_IDS.index("PS2")]]
     healthy_TS = simulated_cycles()["healthy"][:, :2]
-    # seconds 0 and 9 depend on how much oil switches
-    still = [second for second in range(60) if second not in (0, 9, 10)]
+    # the seconds of a switch of valve or load depend on how much oil there is
+    still = [second for second in range(60) if second not in (0, 9, 10, 19, 29, 39, 49)]
     assert np.abs(pressure_TS - healthy_TS)[still].max() < 1.0
 
 
