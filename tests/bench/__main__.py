@@ -21,6 +21,7 @@ from tests.bench import (
     fleet,
     profile,
     releases,
+    rig_transfer,
     sensors,
     service,
     shadow,
@@ -56,6 +57,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "simulation": simulation.measure,
     "sensors": sensors.measure,
     "trend": trend.measure,
+    "rig": rig_transfer.measure_rig,
 }
 
 

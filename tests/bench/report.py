@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.bench.comparison_report import Found, comparison_tables, markdown_table, rounded
+from tests.bench.rig_report import rig_tables
 
 LEAST_CPU_MS = 0.01
 MOST_LIBRARIES = 8
@@ -47,6 +48,7 @@ def summary(found: Found) -> str:
         "releases": _releases,
         "simulation": _simulation,
         "trend": _trend,
+        "rig": rig_tables,
     }
     parts += [
         part for name, write in writers.items() if name in found for part in write(found[name])

@@ -15,11 +15,15 @@ import grimp
 import yaml
 
 from tests.bench.report import summary
+from tests.bench.rig_report import rig_tables
 from tests.system import PROJECT_DIR
 
 ARCHITECTURE = PROJECT_DIR / "docs/explanation/architecture.md"
 BENCHMARKS = PROJECT_DIR / "docs/reference/benchmarks.md"
+SIMULATION = PROJECT_DIR / "docs/explanation/simulation.md"
 MEASURED = PROJECT_DIR / "docs/reference/measured"
+RIG = "*-rig.json"
+"""Runs of the simulated rig, whose tables are on a page of their own."""
 ACCURACY = {"app/weights/1": "version 1", "app/weights/2": "version 2"}
 
 
@@ -112,10 +116,17 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def measured() -> Iterator[str]:
     """Yield the tables of every run of the benchmark in `docs/reference/measured`, newest first."""
-    for path in sorted(MEASURED.glob("*.json"), reverse=True):
+    for path in sorted(set(MEASURED.glob("*.json")) - set(MEASURED.glob(RIG)), reverse=True):
         text = summary(json.loads(path.read_text())).removeprefix("# Measured\n\n")
         text = re.sub(r"^## ", "#### ", text, flags=re.MULTILINE).strip()
         yield f"### Run {path.stem}\n\n" + "\n".join(map(_wrapped, text.splitlines()))
+
+
+def simulated_rig() -> str:
+    """Return the tables of the newest run of the simulated rig."""
+    newest = max(MEASURED.glob(RIG))
+    parts = rig_tables(json.loads(newest.read_text())["rig"])[1:]
+    return "\n".join(map(_wrapped, "\n\n".join(parts).splitlines()))
 
 
 def _wrapped(line: str) -> str:
@@ -145,7 +156,8 @@ def documents() -> dict[Path, str]:
         architecture = replaced(architecture, part, content)
     benchmarks = replaced(BENCHMARKS.read_text(), "accuracy", "\n\n".join(accuracy()))
     benchmarks = replaced(benchmarks, "runs", "\n\n".join(measured()).strip())
-    return {ARCHITECTURE: architecture, BENCHMARKS: benchmarks}
+    simulation = replaced(SIMULATION.read_text(), "rig", simulated_rig())
+    return {ARCHITECTURE: architecture, BENCHMARKS: benchmarks, SIMULATION: simulation}
 
 
 if __name__ == "__main__":

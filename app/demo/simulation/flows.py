@@ -39,6 +39,9 @@ ENDLESS = 1e8
 def move_spools(one: One, signal: Floats, opening: Floats, dt: float) -> None:
     """Move the spools: second order, held by stiction while the error is small.
 
+    A solenoid's current rises with the time constant of its coil to a share of the rated one, and
+    falls at once; below the pull-in current the spring holds the spool (Watton 2009, 6.2).
+
     x'' = w^2 (u - x) - 2 z w x' (Jelali and Kroll 2003, 4.4); stiction as a dead zone that a spool
     at rest leaves only when the error exceeds it; sliding friction, half of that, lets it stop
     short (Choudhury, Thornhill and Shah 2005).
@@ -53,6 +56,8 @@ def move_spools(one: One, signal: Floats, opening: Floats, dt: float) -> None:
         elif layout.spool_loop[s] == Loop.pressure:
             u = spool[Spool.gain, s] * (u - one.pressure[target])
         u = min(1.0, max(-1.0, u))
+        if spool[Spool.coil, s] > 0.0:
+            u *= _pull(one, s, abs(u), dt)
         error, stiction = u - x, spool[Spool.stiction, s]
         if abs(v) < 0.02 and abs(error) < stiction:
             v = 0.0
@@ -72,8 +77,23 @@ def move_spools(one: One, signal: Floats, opening: Floats, dt: float) -> None:
 
 
 @compiled
+def _pull(one: One, s: int, command: float, dt: float) -> float:
+    """Move the current of a solenoid; return 1 from its pull-in on, 0 below."""
+    share = dt / (one.spool[Spool.coil, s] + dt)
+    aim = command * one.spool[Spool.current, s]
+    one.coil[s] = min(aim, one.coil[s] + share * (aim - one.coil[s]))
+    return 1.0 if one.coil[s] >= one.spool[Spool.pull_in, s] else 0.0
+
+
+@compiled
 def branch_flows(
-    one: One, opening: Floats, viscosity: float, flow: Floats, slope_a: Floats, slope_b: Floats
+    one: One,
+    signal: Floats,
+    opening: Floats,
+    viscosity: float,
+    flow: Floats,
+    slope_a: Floats,
+    slope_b: Floats,
 ) -> None:
     """Compute the flow of each branch and its slopes against the pressures at both ends.
 
@@ -95,9 +115,12 @@ def branch_flows(
             if x > CLOSED:
                 q, da = through(drop, linear / x, turbulent / (x * x))
         else:
-            ahead = drop - branch[Branch.setting, b]
+            setting = branch[Branch.setting, b]
+            if layout.branch_signal[b] >= 0:
+                setting *= signal[layout.branch_signal[b]]
+            ahead = drop - setting
             if opens == Opens.reducing:
-                ahead = branch[Branch.setting, b] - behind
+                ahead = setting - behind
             x = ahead / branch[Branch.band, b]
             if x > 0.0:
                 q, da = through(drop, linear, turbulent)

@@ -102,7 +102,8 @@ def read_out(
     )
     factor_S = np.array([each.usual.factor for each in instruments])
     noise_TS = noise_S * random.standard_normal(true_TO.shape)
-    value_TS = true_TO * factor_S * calibration.gain_S + calibration.offset_S + noise_TS
+    shift_S = np.array([each.shift for each in instruments])
+    value_TS = true_TO * factor_S * calibration.gain_S + calibration.offset_S + shift_S + noise_TS
     hour_T = hour + np.arange(len(true_TO)) / 3_600
     for fault in faults:
         active_T = (hour_T >= fault.start_h) & (hour_T < fault.end_h)

@@ -38,7 +38,10 @@ from app.demo.simulation.physics import (
 )
 from app.demo.simulation.readout import sample_second, sample_steps, warm
 
-ITERATIONS = 10
+ITERATIONS = 100
+UNDAMPED, DAMPED = 5, 0.25
+"""Iterations with whole steps, and the part of a step in later ones: a valve that opens in one and
+closes in the next would else alternate for ever."""
 TOLERANCE_PA = 2_000.0
 
 
@@ -76,6 +79,7 @@ def advance(
             state.pressure[m],
             state.spool[m],
             state.spool_speed[m],
+            state.coil[m],
             state.position[m],
             state.velocity[m],
             state.speed[m],
@@ -138,7 +142,7 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                     grown[i], slope = growth(rigid[i], airy[i], before[i], p[i])
                     matrix[i, i] = slope / dt
                     change[i] = (owed[i] - grown[i]) / dt
-                branch_flows(one, opening, viscosity, flow, slope_a, slope_b)
+                branch_flows(one, signal, opening, viscosity, flow, slope_a, slope_b)
                 for b in range(n_branches):
                     i, j = layout.branch_a[b], layout.branch_b[b]
                     change[i] -= flow[b]
@@ -182,10 +186,11 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                     largest = max(largest, abs(change[i]))
                 if largest < TOLERANCE_PA or iteration == ITERATIONS - 1:
                     break
+                damping = 1.0 if iteration < UNDAMPED else DAMPED
                 for i in range(1, n_nodes):
                     # oil evaporates at once: no step of Newton's method goes past that
                     lowest = EVAPORATING_PA if p[i] > EVAPORATING_PA else -np.inf
-                    p[i] = max(p[i] + change[i], lowest)
+                    p[i] = max(p[i] + damping * change[i], lowest)
 
             # flows and motion of the linearised balance, then everything at the new pressures
             for b in range(n_branches):

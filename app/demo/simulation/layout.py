@@ -23,7 +23,11 @@ Node = IntEnum("Node", ["volume", "gas_pressure", "gas_volume", "gas_exponent", 
 Branch = IntEnum(
     "Branch", ["turbulent", "laminar", "clearance", "setting", "band", "overlap"], start=0
 )
-Spool = IntEnum("Spool", ["bandwidth", "damping", "stiction", "gain"], start=0)
+Spool = IntEnum(
+    "Spool",
+    ["bandwidth", "damping", "stiction", "gain", "coil", "current", "pull_in"],
+    start=0,
+)
 Pump = IntEnum(
     "Pump",
     [
@@ -97,7 +101,11 @@ class Stroke(IntEnum):
 
 
 class Measure(IntEnum):
-    """What a sensor may measure; those before `power` are means over the steps of a second."""
+    """What a sensor may measure; those before `power` are means over the steps of a second.
+
+    `efficiency` is the hydraulic power at the outlet of a branch over the first drive's electric
+    power; `cooler_effectiveness` the oil's cooling over what its inlet is warmer than the ambient.
+    """
 
     pressure = 0
     differential_pressure = 1
@@ -124,6 +132,8 @@ class Measure(IntEnum):
     contamination = 22
     ambient = 23
     cooler_power = 24
+    cooler_effectiveness = 25
+    efficiency = 26
 
 
 class Counter(IntEnum):
@@ -151,6 +161,7 @@ class Layout(NamedTuple):
     branch_opens: Ints
     branch_spool: Ints
     branch_sign: Ints
+    branch_signal: Ints
     branch_component: Ints
     spool_loop: Ints
     spool_signal: Ints
@@ -200,6 +211,7 @@ class State(NamedTuple):
     pressure: Floats
     spool: Floats
     spool_speed: Floats
+    coil: Floats
     position: Floats
     velocity: Floats
     speed: Floats
@@ -226,6 +238,7 @@ class One(NamedTuple):
     pressure: Floats
     spool_at: Floats
     spool_speed: Floats
+    coil: Floats
     position: Floats
     velocity: Floats
     speed: Floats

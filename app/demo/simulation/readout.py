@@ -82,10 +82,13 @@ def sample_steps(
     layout, p = one.layout, one.pressure
     for o in range(out.shape[0]):
         measure, i = layout.output_measure[o], layout.output_index[o]
-        if measure >= Measure.power:
-            continue
         value = 0.0
-        if measure == Measure.pressure:
+        if measure == Measure.efficiency:
+            # the useful power, until the second's electric one is known
+            value = flow[i] * p[layout.branch_b[i]]
+        elif measure >= Measure.power:
+            continue
+        elif measure == Measure.pressure:
             value = p[i]
         elif measure == Measure.differential_pressure:
             value = p[layout.branch_a[i]] - p[layout.branch_b[i]]
@@ -114,6 +117,13 @@ def sample_steps(
         elif measure == Measure.torque:
             value = torque[i]
         out[o] += value * dt
+
+
+@compiled
+def _electric(one: One, torque: Floats, d: int) -> float:
+    """Return the electric power of a drive, W."""
+    losses = one.drive[Drive.torque_loss, d] * torque[d] * torque[d]
+    return float(torque[d] * one.speed[d] + one.drive[Drive.constant_loss, d] + losses)
 
 
 @compiled
@@ -146,10 +156,11 @@ def sample_second(
             continue
         value = 0.0
         if measure in (Measure.power, Measure.current):
-            value = torque[i] * one.speed[i] + drive[Drive.constant_loss, i]
-            value += drive[Drive.torque_loss, i] * torque[i] * torque[i]
+            value = _electric(one, torque, i)
             if measure == Measure.current:
                 value /= drive[Drive.volts, i]
+        elif measure == Measure.efficiency:
+            value = out[o] / _electric(one, torque, 0)
         elif measure == Measure.vibration:
             d = layout.vibration_drive[i]
             turn = one.speed[d] / drive[Drive.speed, d]
@@ -178,4 +189,7 @@ def sample_second(
             value = system[System.ambient]
         elif measure == Measure.cooler_power:
             value = cooler[0]
+        elif measure == Measure.cooler_effectiveness:
+            warmer = oil - system[System.ambient] - system[System.cold_offset]
+            value = (oil - cooler[1]) / warmer if warmer > 0.1 else 0.0
         out[o] = value

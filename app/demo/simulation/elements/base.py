@@ -60,11 +60,14 @@ USUAL: Mapping[str, Usual] = {
     "contamination": Usual("contamination", "iso4406", 1.0),
     "ambient": Usual("temperature", "degC", 1.0),
     "cooler_power": Usual("power", "kW", 1e-3),
+    "cooler_effectiveness": Usual("efficiency", "%", 100.0),
+    "efficiency": Usual("efficiency", "%", 100.0),
 }
 
 _OTHER_UNITS: Mapping[str, Usual] = {
     "rpm": Usual("speed", "rpm", 1 / RPM),
     "deg": Usual("position", "deg", 180 / math.pi),
+    "W": Usual("power", "W", 1.0),
 }
 
 
@@ -84,6 +87,10 @@ class Instrument(BaseModel):
     range: tuple[float, float]
     turns: bool = False
     """The position or velocity of a rotating actuator, in deg or rpm."""
+    watts: bool = False
+    """A power in W instead of kW."""
+    shift: float = 0.0
+    """What the instrument's place adds to the value, in `unit`."""
     noise: Annotated[float, Field(ge=0)] | None = None
     offset: Annotated[float, Field(ge=0)] | None = None
     gain: Annotated[float, Field(ge=0)] = 0.005
@@ -100,6 +107,8 @@ class Instrument(BaseModel):
         """Quantity, unit and factor."""
         if self.turns:
             return _OTHER_UNITS["deg" if self.measures == "position" else "rpm"]
+        if self.watts:
+            return _OTHER_UNITS["W"]
         return USUAL[self.measures]
 
     @property
@@ -197,6 +206,7 @@ class Element(BaseModel):
             "opens": Opens.fixed,
             "spool": -1,
             "sign": 1,
+            "signal": -1,
             **self._number(to),
             **links,
         }
@@ -214,7 +224,7 @@ class Element(BaseModel):
         if measure == Measure.command:
             return to.signal_of(instrument.at or "", own)
         groups = {
-            "branch": (Measure.differential_pressure, Measure.flow),
+            "branch": (Measure.differential_pressure, Measure.flow, Measure.efficiency),
             "actuator": (Measure.position, Measure.velocity, Measure.force),
             "spool": (Measure.spool,),
             "drive": (Measure.speed, Measure.torque, Measure.power, Measure.current),

@@ -22,6 +22,8 @@ class ReliefElement(Element):
     flow_l_min: float
     drop_bar: float = 30.0
     clearance_ml_min: float = 20.0
+    setting_signal: str | None = None
+    """Signal of the duty cycle that multiplies the setting of a proportional valve."""
     effects: ClassVar = {
         "drift": (
             ("branch", "setting", -0.36, 0.0, 1.0),
@@ -40,7 +42,8 @@ class ReliefElement(Element):
         """Add one branch."""
         q = self.flow_l_min * L_MIN
         self._branch(
-            to, self.inlet, self.outlet, {"opens": self.opens},
+            to, self.inlet, self.outlet,
+            {"opens": self.opens, "signal": to.signal_of(self.setting_signal, self.component_id)},
             laminar=0.1 * self.drop_bar * BAR / (q * NOMINAL_VISCOSITY),
             turbulent=0.9 * self.drop_bar * BAR / q**2,
             setting=self.setting_bar * BAR, band=self.band_bar * BAR,
@@ -86,7 +89,12 @@ class ValveElement(Element):
     sensed_by: Identifier | None = None
     make_up: bool = False
     """With anti-cavitation check valves from T to A and B."""
+    coil_ms: float = 0.0
+    """Time constant of a switching solenoid's current; 0 for a valve without one."""
+    pull_in: float = 0.65
+    """Share of the rated current that moves the spool."""
     effects: ClassVar = {
+        "weak_solenoid": (("spool", "current", -0.3, 0.0, 1.0),),
         "stiction": (("spool", "stiction", 0.0, 0.5, 1.0), ("spool", "bandwidth", -0.7, 0.0, 1.0)),
         "wear": (
             ("branch", "clearance", 50.0, 0.0, 1.0),
@@ -131,6 +139,9 @@ class ValveElement(Element):
             damping=self.damping,
             stiction=self.stiction,
             gain=self.gain / BAR if loop == Loop.pressure else self.gain,
+            coil=self.coil_ms * 1e-3,
+            current=1.0,
+            pull_in=self.pull_in,
         )  # fmt: skip
         if self.make_up:
             for work in (self.a, self.b or self.a):

@@ -30,6 +30,15 @@ def test_values_are_in_the_unit_of_the_topology():
     assert (PRESSURE.unit, PRESSURE.quantity) == ("bar", "pressure")
 
 
+def test_the_place_of_an_instrument_shifts_its_value_and_a_power_may_be_in_watts():
+    warmer = OIL.model_copy(update={"shift": 2.5})
+    power = Instrument(id="power", measures="power", range=(0, 6000), watts=True, noise=0.0)
+    true_TO = np.array([[50.0, 2400.0]])
+    value_TS = read_out([warmer, power], EXACT, (), true_TO, 0.0, np.random.default_rng(1))
+    assert value_TS[0].tolist() == pytest.approx([52.5, 2400.0])
+    assert (power.unit, power.quantity) == ("W", "power")
+
+
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_a_fault_changes_its_sensor_within_its_interval_and_no_other(kind):
     fault = SensorFault(0, kind, 10.0 + 300 / 3_600, 11.0, 1.3 if kind == "gain" else 0.1)

@@ -4,6 +4,7 @@ import math
 import time
 
 import numpy as np
+import pytest
 from scipy.integrate import solve_ivp
 
 from app.demo.simulation.layout import Counter
@@ -208,6 +209,56 @@ def test_leaking_pump_delivers_less_and_takes_as_much_power():
     new, _ = run(design, 5, [-1, 10], [[0.0], [0.0]])
     old, _ = run(design, 5, [-1, 10], [[0.0], [0.0]], {("pump", "leakage"): 1.0})
     assert old[0, -1, 0] < 0.93 * new[0, -1, 0]
+
+
+def test_a_solenoid_opens_late_by_its_current_closes_at_once_and_fails_below_pull_in():
+    parts = [
+        {**VALVE, "b": None, "a": "a", "coil_ms": 200, "pull_in": 0.75, "bandwidth_hz": 40,
+         "faults": {"weak_solenoid": {"life_h": 100}},
+         "sensors": [{"id": "spool", "measures": "spool", "range": [-100, 100]}]},
+        {**DRIVE, "sensors": DRIVE_SENSORS}, PUMP, RELIEF, TANK,
+    ]  # fmt: skip
+    design = machine(components=parts, lines={"p": 2.0, "a": 0.5})
+    place = [sensor.sensor_id for _, sensor in design.sensors].index("spool")
+    signals = [[0.0], [0.0], [1.0], [1.0], [0.0], [0.0]]
+    means = {}
+    for severity in (0.0, 0.5, 1.0):
+        found, _ = run(
+            design, 6, [-1, 1, 1.001, 4, 4.001, 10], signals, {("valve", "weak_solenoid"): severity}
+        )
+        means[severity] = found[0, :, place]
+    # exp(-t / tau) = 1 - pull_in / current; currents are 1, .85 and .7 of the rated one
+    late = 0.2 * (math.log(1 - 0.75) - math.log(1 - 0.75 / 0.85))
+    assert means[0.0].sum() - means[0.5].sum() == pytest.approx(late, abs=0.02)
+    assert means[0.0][4] == pytest.approx(means[0.5][4], abs=1e-3)
+    assert abs(means[1.0]).max() < 0.01
+
+
+def test_the_signal_of_a_proportional_relief_valve_scales_its_setting():
+    load = {**RELIEF, "setting_signal": "command", "sensors": THROTTLE["sensors"][:1]}
+    design = machine(components=[load, {**DRIVE, "sensors": DRIVE_SENSORS}, PUMP, TANK])
+    whole, _ = run(design, 5, [-1, 10], [[1.0], [1.0]])
+    half, _ = run(design, 5, [-1, 10], [[0.5], [0.5]])
+    assert 180e5 < whole[0, -1, 0] < 190e5
+    assert 90e5 < half[0, -1, 0] < 105e5
+
+
+def test_efficiency_is_the_power_at_the_outlet_over_the_electric_one():
+    sensors = [
+        {"id": "efficiency", "measures": "efficiency", "range": [0, 100]},
+        {"id": "flow", "measures": "flow", "range": [0, 100]},
+        {"id": "behind", "measures": "pressure", "at": "a", "range": [0, 300]},
+    ]
+    line = {**THROTTLE, "id": "line", "outlet": "a", "drop_bar": 10, "sensors": sensors}
+    load = {**THROTTLE, "id": "load", "inlet": "a", "sensors": []}
+    power = [{"id": "power", "measures": "power", "watts": True, "range": [0, 1e5]}]
+    parts = [line, load, {**DRIVE, "sensors": power}, PUMP, RELIEF, TANK]
+    design = machine(components=parts, lines={"p": 2.0, "a": 1.0})
+    found, _ = run(design, 5, [-1, 10], [[0.0], [0.0]])
+    efficiency, flow, behind, electric = found[0, -1, :4]
+    assert 0.5 < efficiency < 0.95
+    assert efficiency == pytest.approx(flow * behind / electric, rel=1e-6)
+    assert [sensor.unit for _, sensor in design.sensors][3] == "W"
 
 
 def test_2000_times_real_time_on_one_core():
