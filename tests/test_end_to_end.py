@@ -220,6 +220,7 @@ def test_equipment_whose_arrays_exceed_a_message_is_answered(client: httpx.Clien
         for number in range(200)
     ]
     topology = {
+        "design": "hydraulic-rig",
         "components": [{"component_id": "pump", "type": "pump", "sensors": sensors}],
         "grid_s": 1,
         "window_s": 1000,
