@@ -138,9 +138,11 @@ def test_versions_are_deployed_and_retired_without_a_failed_request(
     assert "warm-up on the topology of" in registered.out
 
     checked(release("deploy", "3", "--reason", "a better one"))
-    assert file.read_text().split('version: "3"')[1].split()[:4] == [
+    assert file.read_text().split('version: "3"')[1].split()[:6] == [
         "application:",
         "model-3",
+        "designs:",
+        "[hydraulic-rig]",
         "weight:",
         "0",
     ]
@@ -328,13 +330,13 @@ def _with_other_spec(directory: Path) -> None:
 
 
 def _contrary(directory: Path) -> None:
-    """Negate weights of a checkpoint so that it predicts other conditions, with a valid digest."""
+    """Negate the skip of a checkpoint so that it predicts other conditions; the digest is valid."""
     from safetensors.numpy import load_file, save_file
 
-    negated = {"linear.weight_GAQTFK", "linear.bias_GAK"}
+    negated = re.compile(r"skip\.\d+\.(weight_LPC|bias_PC)")
     tensors = load_file(directory / WEIGHTS)
     save_file(
-        {name: -item if name in negated else item for name, item in tensors.items()},
+        {name: -item if negated.fullmatch(name) else item for name, item in tensors.items()},
         directory / WEIGHTS,
     )
     manifest = json.loads((directory / "checkpoint.json").read_text())

@@ -33,11 +33,11 @@ def test_search_gives_every_trial_with_the_best_first(tmp_path: Path, local_ray:
 
 def test_command_of_the_best_has_all_options_that_differ_from_the_defaults() -> None:
     config = TrainConfig(
-        design="two presses", epochs=16, members=1, folds=3, validation_share=0.2, workers="1"
+        design="two presses", epochs=12, members=1, folds=3, validation_share=0.2, workers="1"
     )
     chosen = {"learning_rate": 0.0123456789, "hidden": 48, "batch": 32}
     assert command_of(config, chosen) == (
-        "hydraulic train start --design 'two presses' --folds 3 --epochs 16 "
+        "hydraulic train start --design 'two presses' --folds 3 --epochs 12 "
         "--learning-rate 0.0123456789 --hidden 48 --members 1"
     )
 
