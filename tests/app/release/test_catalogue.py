@@ -53,7 +53,8 @@ async def test_registry_is_read_at_most_once_in_a_while_and_comes_first(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://registry")
     fetched(tmp_path, "3")
     versions = Catalogue(Settings(var_dir=tmp_path), lambda: now[0])
-    assert [each.version for each in await versions.versions()] == ["3", "2", "1"]
+    first, *shipped = [each.version for each in await versions.versions()]
+    assert (first, sorted(shipped)) == ("3", ["1", "2"])
     assert (await versions.versions())[0] == THREE
     now[0] = CACHE_S
     await versions.versions()
