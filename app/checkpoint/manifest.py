@@ -36,7 +36,7 @@ NETWORK = "network.onnx"
 PROBES = "network_probes.safetensors"
 """What the ensemble predicts for the probes of `app.model.runtime.gate`."""
 REPORT = "report.html"
-FORMAT: Literal[4] = 4
+FORMAT = 4
 """Formats 2 and 3 had a linear classifier beside the network; they are refused."""
 REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
@@ -66,7 +66,9 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[4], Field(description="of the files")] = FORMAT
+    format: Annotated[int, Field(strict=True, ge=FORMAT, le=FORMAT, description="of the files")] = (
+        FORMAT
+    )
     version: Annotated[str, Field(description="given at the registration")]
     created: Annotated[AwareDatetime, Field(description="when training ended")]
     git_revision: Annotated[str, Field(description="of the code that trained it")]
