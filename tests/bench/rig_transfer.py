@@ -264,15 +264,19 @@ def _macro_f1(
     return float(np.mean(by_fold))
 
 
-def main() -> None:
-    """Measure and write JSON."""
-    from tests.bench.__main__ import facts  # it imports this module
-
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rig_transfer")
     parser.add_argument("out", type=Path)
     parser.add_argument("--machines", type=int, default=MACHINES)
     parser.add_argument("--cycles", type=int, default=CYCLES)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and write JSON."""
+    from tests.bench.__main__ import facts  # it imports this module
+
+    given = _parser().parse_args()
     command = " ".join(["python -m tests.bench.rig_transfer", *sys.argv[1:]])
     found = {
         "facts": facts() | {"command": command},
