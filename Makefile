@@ -7,9 +7,10 @@ BASE_STAMP := $(VENV)/.installed_base
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test schemathesis check bench train clean
+.PHONY: run test schemathesis fuzz chaos soak check bench train sbom audit lockcheck clean
 
 run: $(BASE_STAMP)
+	@$(BIN)/python -c 'from cluster.ray_token import close_token; close_token(make=True)'
 	@$(BIN)/python -m app.cli.ports serve_config.yaml
 	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). It says Ready when it answers."
 	@# A shell starts background jobs with SIGINT ignored; serve needs it to stop what it started.
@@ -21,13 +22,37 @@ test: check
 	$(BIN)/python -m pytest --numprocesses 3 --cov --cov-report=term
 
 schemathesis: $(STAMP)
-	SCHEMATHESIS_EXAMPLES=200 $(BIN)/python -m pytest -s tests/app/serving/http/test_schemathesis.py
+	SCHEMATHESIS_EXAMPLES=400 $(BIN)/python -m pytest -s tests/app/serving/http/test_schemathesis.py
+
+# 10,000 documents for each parser; what it finds belongs into tests/corpus
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest --hypothesis-profile fuzz tests/fuzz
+
+# every fault under load, about an hour; some need root (a full disk, a lossy network)
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.docs.generate
+
+# an hour under load with a fault every two minutes
+soak: $(STAMP)
+	$(BIN)/python -m tests.chaos.soak
+	$(BIN)/python -m tests.docs.generate
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sbom: $(STAMP)
+	$(BIN)/python -m tests.supply_chain sbom
+
+audit: $(STAMP)
+	$(BIN)/python -m tests.supply_chain audit
+
+# resolves the pinned versions for CPython 3.11 to 3.13 on x86-64 and arm64, wheels only
+lockcheck: $(STAMP)
+	$(BIN)/python -m tests.lock_check
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench

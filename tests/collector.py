@@ -3,7 +3,7 @@
 import contextlib
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -31,14 +31,16 @@ class Collector:
                 (names[0], span) for scope in resource.scope_spans for span in scope.spans
             ]
 
-    def of_trace(self, trace_id: str, least: int, limit_s: float = 60.0) -> dict[str, Span]:
-        """Wait until at least `least` spans of a trace have arrived, and return them by name."""
+    def of_trace(
+        self, trace_id: str, names: Collection[str], limit_s: float = 60.0
+    ) -> dict[str, Span]:
+        """Wait until a trace has spans of these names, and return all of its spans by name."""
 
         def arrived() -> dict[str, Span]:
             found = {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
-            return found if len(found) >= least else {}
+            return found if found.keys() >= set(names) else {}
 
-        return wait_until(arrived, f"{least} spans of trace {trace_id}", limit_s)
+        return wait_until(arrived, f"spans of trace {trace_id}: {sorted(names)}", limit_s)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from app.schemas.equipment import Equipment
 from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.embedded.supervisor import SUPERVISOR_LOCK
 from app.store.store import Store
+from tests.certificates import Certificates, make_certificates
 from tests.collector import Collector, collecting
 from tests.machines import make_machine
 from tests.system import System, running
@@ -32,6 +33,8 @@ from tests.system import System, running
 # A busy machine is no finding: examples have no deadline, and generating them may be slow.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+# The long form of the tests in tests/fuzz: `make fuzz`.
+settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=10_000)
 # Shells start background jobs with SIGINT ignored, and processes started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -76,6 +79,12 @@ async def run_sql(dsn: str, *statements: str) -> None:
             await session.execute(statement)
     finally:
         await session.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate of localhost and the authority that signed it."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +21,8 @@ import httpx
 
 from app.demo.rig.equipment import rig_equipment
 from tests.rig import inline_readings, rig_cycle
+from tests.system import PROJECT_DIR
+from tests.waiting import wait_until
 
 MACHINES = 60
 START = "2026-01-01T00:00:00Z"
@@ -81,6 +85,46 @@ async def load(url: str, key: str, rate: float, path: Path) -> None:
                         stopping.wait(), max(0.0, began + number / rate - time.monotonic())
                     )
             await asyncio.gather(*running)
+
+
+@contextlib.contextmanager
+def sending(url: str, key: str, rate: float, answers: Path) -> Iterator[None]:
+    """Send the load from a process of its own, from its first answer on.
+
+    Args:
+        url: of the service.
+        key: API key.
+        rate: requests a second.
+        answers: file of the answers.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.constant_load", url, str(rate), str(answers)],
+        cwd=PROJECT_DIR,
+        env=os.environ | {"LOAD_KEY": key, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    try:
+        wait_until(lambda: answers.is_file() and answers.stat().st_size, "an answer of the load")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def answers_of(path: Path) -> list[dict[str, Any]]:
+    """Return the answers in the order of their requests."""
+    lines = path.read_text().splitlines()
+    return sorted(
+        (json.loads(line) for line in lines if line.endswith("}")), key=lambda item: item["sent"]
+    )
+
+
+def wait_for_answers(path: Path, since: float, count: int) -> list[dict[str, Any]]:
+    """Wait until the load has `count` answers to requests sent since a time; return all answers."""
+    wait_until(
+        lambda: sum(item["sent"] > since for item in answers_of(path)) >= count,
+        f"{count} answers of the load",
+    )
+    return answers_of(path)
 
 
 if __name__ == "__main__":

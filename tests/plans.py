@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from app.store.pool import queries
+from app.store.statements import queries
 
 
 async def nested_plans(

@@ -11,8 +11,12 @@ SYSTEM = (
     "tests/test_end_to_end.py",
     "tests/test_hydraulic.py",
     "tests/test_release.py",
+    "tests/test_release_kubernetes.py",
     "tests/test_own_machine.py",
     "tests/test_front_proxy.py",
+    "tests/chaos/test_chaos.py",
+    "tests/test_monitoring.py",
+    "tests/test_security.py",
     "tests/test_stop.py",
 )
 """Share the running system; the last one ends it."""
@@ -21,10 +25,16 @@ CLUSTERS = (
     "tests/app/fleet/test_main.py",
     "tests/train/data/test_prepare.py",
     "tests/train/fitting/test_fit.py",
+    "tests/train/fitting/test_notes.py",
+    "tests/train/fitting/test_shared_storage.py",
     "tests/train/jobs/test_tune.py",
     "tests/train/jobs/test_two_designs.py",
     "tests/train/test_main.py",
     "tests/train/test_cluster.py",
+    "tests/cluster/kubernetes/test_commands.py",
+    "tests/cluster/kubernetes/test_ray_pods.py",
+    "tests/cluster/test_nodes.py",
+    "tests/cluster/test_nodes_training.py",
 )
 """Files that use Ray clusters, in an order that starts the shared cluster once."""
 

@@ -89,7 +89,7 @@ async def put_shadow_answers(
     dsn: str, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]
 ) -> None:
     """Store the diagnoses of a shadow, one for each returned diagnosis, stored or not."""
-    session = await asyncpg.connect(dsn)
+    session = await asyncpg.connect(dsn, server_settings={"hydraulic.tenant": "*"})
     try:
         for month in {item.created_at.date().replace(day=1) for item in returned}:
             await session.execute(_PARTITION, datetime(month.year, month.month, 1, tzinfo=UTC))

@@ -1,11 +1,11 @@
 """A small graded machine with a cycle of 12 s, its windows and an untrained network."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from app.core.shared_storage import StoragePath
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
 from app.model.config import CircuitSize, ModelConfig
@@ -90,7 +90,7 @@ def graded(grade_WV: Integers, stable_W: Booleans | None = None) -> WindowLabels
     )
 
 
-def graded_windows(directory: Path, repeats: int = 10) -> Windows:
+def graded_windows(directory: StoragePath, repeats: int = 10) -> Windows:
     """Write windows whose sensors shift with the grades, eight of them warm-up.
 
     There are six configurations, each `repeats` times.

@@ -61,7 +61,7 @@ def test_autoscaling_has_bounds_and_known_keys():
             assert set(found) <= set(AutoscalingConfig.model_fields)
             assert 1 <= found["min_replicas"] <= found["max_replicas"]
             assert "num_replicas" not in item
-    assert scaled == 3
+    assert scaled == 4
 
 
 def test_user_config_releases_exactly_the_model_applications():

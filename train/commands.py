@@ -40,6 +40,8 @@ def start(options: StartOptions, settings: Annotated[Any, ConfigOptions]) -> Non
     def run() -> int:
         config, words = config_of(settings), words_of(settings, options)
         if options.address is None:
+            if options.ship_packages:
+                _wrong_use("expected --ship-packages with --address, found it alone: leave it out")
             from train.jobs.start import train
 
             return train(options, config, command_of("start", *words))
@@ -51,7 +53,12 @@ def start(options: StartOptions, settings: Annotated[Any, ConfigOptions]) -> Non
             )
         from train.jobs.submit import submit
 
-        return submit(options.address, ["start", *words], options.dsn)
+        return submit(
+            options.address,
+            ["start", *words],
+            options.dsn,
+            with_packages=options.ship_packages,
+        )
 
     run_command(run, "no checkpoint was written; the same command resumes the training")
 
@@ -66,8 +73,11 @@ def universal(
     Needs no database: it simulates the machines and reads the rig's shipped cycles. The report has
     the figures of held-out machines. Machines are made once and used again by the same command.
     """
-    if options.address or options.dsn:
-        _wrong_use("expected no --address and no --dsn: this training runs here, without a store")
+    if options.address or options.dsn or options.ship_packages:
+        _wrong_use(
+            "expected no --address, --ship-packages or --dsn: this training runs here, without a "
+            "store"
+        )
 
     def run() -> int:
         from train.jobs.universal import data_of, train_universal

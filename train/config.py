@@ -58,6 +58,16 @@ Study = Annotated[
 ]
 
 
+def _design_hours(value: str) -> str:
+    design, _, hours = value.rpartition("=")
+    if not design or not re.fullmatch(r"\d+(\.\d+)?", hours) or not float(hours):
+        raise ValueError(f"expected DESIGN=HOURS with hours above 0, found '{value}'")
+    return value
+
+
+DesignHours = Annotated[str, AfterValidator(_design_hours)]
+
+
 class TrainConfig(BaseModel):
     """Settings of a training. `app.model.config.ModelConfig` documents widths and counts.
 
@@ -85,6 +95,9 @@ class TrainConfig(BaseModel):
     """Time between the ends of two windows of a run to failure; None for the length of a window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Largest remaining useful life that is labelled and predicted, in operating hours."""
+    rul_caps_h: tuple[DesignHours, ...] = ()
+    """The same of designs whose lives are of another length, as DESIGN=HOURS. The cap is the unit
+    in which the network predicts."""
     split: SplitKind = AUTO
     """Kind of the split into training and holdout: see `train.data.split`; auto splits by group, or
     by time where there are fewer groups than folds."""
@@ -162,10 +175,16 @@ class TrainConfig(BaseModel):
     """Highest rate of the skip's weights."""
     skip_weight_decay: Annotated[float, Field(ge=0)] = 0.3
     """Decoupled decay of the skip's weights on whitened features."""
+    skip_penalty: Strength = 0.003
+    """Penalty on the squared weights of the skip of machines without grades, which is fitted before
+    the network trains."""
     skip_noise: Strength = 0.15
     """Standard deviation of the noise on whitened features in training."""
     shrinkage: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Share of the mean variance in the covariance that whitens the skip's features."""
+    mean_shrinkage: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    """The same for machines without a cycle, whose skip reads means over the steps: there are fewer
+    of them, and the signal lies in their directions of low variance."""
     alone_weight: Strength = 1.0
     """Weight of the loss of each branch alone beside the loss of both."""
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -185,7 +204,7 @@ class TrainConfig(BaseModel):
     """Smallest spread of a statistic, as a share of the standard deviation of the sensor's bins."""
 
     health_weight: Strength = 1.0
-    """Weight of the squared error of health; the likelihood of the grades has weight 1."""
+    """Weight of the divergence of health; the likelihood of the grades has weight 1."""
     rate_weight: Strength = 1.0
     """Weight of the degradation rate's loss."""
     rul_weight: Strength = 4.0
@@ -255,6 +274,14 @@ class TrainConfig(BaseModel):
                 f"{self.accumulate} parts, found {self.batch}"
             )
         return self
+
+    def cap_h(self, design: str) -> float:
+        """Return the largest remaining useful life of a design, in operating hours."""
+        for each in self.rul_caps_h:
+            name, _, hours = each.rpartition("=")
+            if name == design:
+                return float(hours)
+        return self.rul_cap_h
 
     def of_fits(self) -> str:
         """Return as JSON the fields that the fits depend on."""

@@ -45,15 +45,15 @@ class Opened:
         predictor: serves.
         device: it runs on, such as `cpu` or `cuda`.
         difference: largest difference from the reference on the probes.
-        lone_ms: time of a lone window of `lone_rows` sensors times steps.
-        lone_rows: of that window.
+        lone_ms: time of a lone window of `lone_cells`.
+        lone_cells: of that window.
     """
 
     predictor: Predictor
     device: str
     difference: float
     lone_ms: float
-    lone_rows: int
+    lone_cells: int
 
 
 def open_predictor(checkpoint: Checkpoint, device: str = "cpu", threads: int = 1) -> Opened:

@@ -16,8 +16,8 @@ from app.cli.topology import STATES, drawn
 from app.core.command_line import AsJson, time_argument
 from app.core.errors import InputError, ModelUnavailable, UnknownError
 from app.core.settings import Settings
-from app.release.clients.service_api import api_key, service_url
-from app.release.config.file import ConfigFile
+from app.release.clients.service_api import api_key
+from app.release.target import open_config, url_of_service
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
 from app.schemas.equipment import Equipment
 
@@ -90,7 +90,7 @@ def service_client(settings: Settings, url: str | None) -> httpx.Client:
     Raises:
         ReleaseError: there is no key.
     """
-    base = url or service_url(ConfigFile(settings.serve_config).read().config)
+    base = url or url_of_service(settings, open_config(settings).read().config)
     return httpx.Client(
         base_url=base,
         headers={"authorization": f"Bearer {api_key(settings)}"},

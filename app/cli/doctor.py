@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
+from typing import Annotated
 
 import httpx
 import typer
@@ -25,22 +27,27 @@ from app.cli.installation import (
     check_packages,
     check_python,
 )
-from app.cli.ports import Port, ports_of, taken
+from app.cli.ports import ports_of, taken
 from app.core.command_line import FAILED, AsJson, Dsn
-from app.core.errors import HydraulicDiagnosticsError
-from app.core.settings import Settings
+from app.core.errors import HydraulicDiagnosticsError, SettingsError
+from app.core.settings import PROJECT_DIR, Settings
 from app.release.clients.serve_api import dashboard_address
 from app.release.clients.service_api import api_key
+from app.release.target import open_config, url_of_service
 from app.store.embedded.server import running_server
-from app.store.keys import KnownKey, hash_secret
+from app.store.keys import KnownKey
 from app.store.migrate import DatabaseFacts
 from app.store.pool import PoolLimits
 from app.store.store import Store, embedded_directory
 
 commands = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
+DEVICES = ("auto", "cpu", "cuda")
 LIMIT_S = 4.0
 """Longest wait for the database, and for the service."""
 SMALL_SKEW_S, LARGEST_SKEW_S = 2.0, 60.0
@@ -50,12 +57,14 @@ SMALL_SKEW_S, LARGEST_SKEW_S = 2.0, 60.0
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red"}
 
 
-@commands.command(epilog="Example: hydraulic doctor --json")
-def doctor(dsn: Dsn = None, as_json: AsJson = False) -> None:
+@commands.callback(epilog="Examples: hydraulic doctor --json, hydraulic doctor gpu")
+def doctor(context: typer.Context, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Check the installation, database, ports, key and shipped weights.
 
     Exit status 1 when something is broken.
     """
+    if context.invoked_subcommand is not None:
+        return
     findings = examine(dsn)
     if as_json:
         typer.echo(to_json([finding._asdict() for finding in findings], indent=2).decode())
@@ -66,6 +75,49 @@ def doctor(dsn: Dsn = None, as_json: AsJson = False) -> None:
                 Text.assemble((f"{level:<8}", _STYLES[level]), (f"{check:<10}", "bold"), message)
             )
     if any(finding.level is Level.BROKEN for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+@commands.command(epilog="Example: hydraulic doctor gpu --out gpu.json")
+def gpu(
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="DIRECTORY", help="Checkpoint to run.", exists=True)
+    ] = PROJECT_DIR / "app" / "weights" / "1",
+    device: Annotated[
+        str, typer.Option(help="auto takes the GPU where there is one; or cpu or cuda.")
+    ] = "auto",
+    seconds: Annotated[float, typer.Option(min=0.05, help="Of each measurement.")] = 3.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON there.")
+    ] = None,
+) -> None:
+    """Check that a GPU executes the network as it should, and how fast.
+
+    Parity with the reference, bfloat16's gate, passes divided for lack of memory, requests and
+    graphs a second, utilisation, and training speed. Without a GPU it runs what a CPU can and says
+    what could not be checked. Exit status 1 when a check failed.
+    """
+    if device not in DEVICES:
+        raise typer.BadParameter(f"expected one of {', '.join(DEVICES)}, found '{device}'")
+    try:
+        from app.checkpoint.device_checks import check_device
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"expected the package {error.name} for these checks, found none: install the extra "
+            "gpu with `pip install --constraint constraints.txt --editable '.[gpu]'`"
+        ) from error
+    report = check_device(checkpoint, device, seconds)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"device {report.device} ({report.device_name}), version {report.version}")
+    for check in report.checks:
+        level = Level.OK if check.passed else Level.BROKEN
+        parts = ((f"{level:<8}", _STYLES[level]), (f"{check.name:<12}", "bold"), check.found)
+        console.print(Text.assemble(*parts))
+    for each in report.not_checked:
+        console.print(f"not checked here: {each}")
+    if out is not None:
+        out.write_bytes(to_json(report.as_dict(), indent=2))
+    if not report.passed:
         raise typer.Exit(FAILED)
 
 
@@ -82,6 +134,8 @@ def examine(dsn: str | None) -> list[Finding]:
     ]
     try:
         settings = Settings().at(dsn)
+    except SettingsError as error:
+        return [*found, Finding("settings", Level.BROKEN, error.message)]
     except ValidationError as error:
         names = ", ".join(f"HYDRAULIC_{str(item['loc'][0]).upper()}" for item in error.errors())
         message = f"expected valid settings, found invalid {names}: correct the environment or .env"
@@ -107,6 +161,9 @@ def _checked(check: str, run: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
+    if settings.rayservice is not None:
+        yield from _service_elsewhere(settings)
+        return
     if not settings.serve_config.is_file():
         return
     ports = ports_of(settings.serve_config, os.environ)
@@ -115,10 +172,11 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         numbers = ", ".join(str(port.number) for port in ports)
         yield Finding("ports", Level.OK, f"{numbers} are free; the service does not run here")
         return
-    state = _state_of_service(ports[0]) if ports[0] in busy else None
+    url = f"http://127.0.0.1:{ports[0].number}"
+    state = _state_of_service(url) if ports[0] in busy else None
     if state is not None:
         yield state
-        yield from _key_of_service(ports[0], settings)
+        yield from _key_of_service(url, settings)
         return
     for port in busy:
         yield Finding(
@@ -129,9 +187,24 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _state_of_service(port: Port) -> Finding | None:
-    """Return whether our service, which has this port, is ready; None when it is another's."""
-    url = f"http://127.0.0.1:{port.number}"
+def _service_elsewhere(settings: Settings) -> Iterator[Finding]:
+    """Find out whether the service of a RayService answers; it takes no port of this machine."""
+    url = url_of_service(settings, open_config(settings, retry_s=LIMIT_S).read().config)
+    state = _state_of_service(url)
+    if state is not None:
+        yield state
+        yield from _key_of_service(url, settings)
+        return
+    yield Finding(
+        "ports",
+        Level.WARNING,
+        f"expected the service of HYDRAULIC_RAYSERVICE={settings.rayservice} at {url}, found no "
+        "answer: run this in the cluster, or see `hydraulic release status --url URL`",
+    )
+
+
+def _state_of_service(url: str) -> Finding | None:
+    """Return whether our service, which has this URL, is ready; None when it is another's."""
     try:
         answer = httpx.get(f"{url}/health/ready", timeout=LIMIT_S)
         is_ready = answer.json()["ready"]
@@ -146,12 +219,11 @@ def _state_of_service(port: Port) -> Finding | None:
     )
 
 
-def _key_of_service(port: Port, settings: Settings) -> Iterator[Finding]:
-    """Find out whether our service, which has this port, accepts the key of these settings."""
+def _key_of_service(url: str, settings: Settings) -> Iterator[Finding]:
+    """Find out whether our service, which has this URL, accepts the key of these settings."""
     try:
         headers = {"authorization": f"Bearer {api_key(settings)}"}
-        url = f"http://127.0.0.1:{port.number}/v1/traffic"
-        status = httpx.get(url, headers=headers, timeout=LIMIT_S).status_code
+        status = httpx.get(f"{url}/v1/traffic", headers=headers, timeout=LIMIT_S).status_code
     except (HydraulicDiagnosticsError, httpx.HTTPError):
         return  # other checks report it
     if status == httpx.codes.UNAUTHORIZED:
@@ -236,7 +308,7 @@ async def _read_database(
         before = time.time()
         facts = await store.facts()
         skew_s = facts.clock_s - (before + time.time()) / 2
-        known = await store.find_key(hash_secret(secret)) if secret and facts.schema else None
+        known = await store.find_key(secret) if secret and facts.schema else None
         return facts, skew_s, known
     finally:
         await store.close()

@@ -27,6 +27,7 @@ from app.schemas.maintenance import KINDS, Maintenance, check_maintenance
 from app.schemas.places import shown
 from app.schemas.topology import read_equipment
 from app.serving.ingress.baselines import end_baseline, find_baseline, record_baseline
+from app.store.caller import Caller, acting_as
 from app.store.equipment import Put
 from app.store.store import Store, open_store
 
@@ -52,11 +53,15 @@ def read_topology(path: Path) -> Equipment:
 
 
 async def with_store(dsn: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do something with the migrated store of the settings, or of a DSN, and close it."""
+    """Do something with the migrated store of the settings, or of a DSN, and close it.
+
+    It sees all tenants, and the audit log names the user of this process.
+    """
     store = open_store(Settings().at(dsn))
     try:
         await store.migrate()
-        return await work(store)
+        with acting_as(Caller(None, f"command line of {getpass.getuser()}")):
+            return await work(store)
     finally:
         await store.close()
 

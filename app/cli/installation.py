@@ -20,11 +20,13 @@ from app.checkpoint.manifest import read_manifest
 from app.checkpoint.node_cache import REGISTERED, local_directory
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR, Settings
-from app.release.config.file import ConfigFile
 from app.release.config.schema import ServeConfig
+from app.release.target import open_config
 
 PYTHON = (3, 11)
 LEAST_GB, LOW_GB = 1.0, 5.0
+LIMIT_S = 2.0
+"""How long what holds a RayService may take to answer."""
 PREFIX = "HYDRAULIC_"
 OTHER_VARIABLES = ("HYDRAULIC_GIT_REVISION",)
 """Variables that are no settings: the revision of jobs that train on a cluster."""
@@ -105,10 +107,11 @@ def check_names() -> Iterator[Finding]:
 
 def check_config(settings: Settings) -> Iterator[Finding]:
     """Check the Serve configuration, the checkpoints of its releases, and the GPU it needs."""
-    config = ConfigFile(settings.serve_config).read().config
+    store = open_config(settings, retry_s=LIMIT_S)
+    config = store.read().config
     releases = config.traffic.releases
     shown = ", ".join(f"version {each.version}: {each.weight:g} %" for each in releases)
-    yield Finding("config", Level.OK, f"{settings.serve_config.name}, {shown}")
+    yield Finding("config", Level.OK, f"{store.name}, {shown}")
     for release in releases:
         checkpoint = config.model_args(release.application).checkpoint
         directory = local_directory(checkpoint, settings.var_dir)

@@ -20,6 +20,7 @@ from app.core.command_line import (
     whole_number,
 )
 from app.core.errors import UnknownError
+from app.store.caller import DEFAULT_TENANT
 from app.store.keys import MAX_OVERLAP_S, SCOPES, ApiKey, CreatedKey, Scope, check_expiry
 
 commands = command_group("Create, list, rotate and revoke API keys of the service.")
@@ -27,6 +28,11 @@ commands = command_group("Create, list, rotate and revoke API keys of the servic
 Expires = Annotated[
     datetime | None,
     typer.Option(parser=time_argument, metavar="TIME", help="Until when it is accepted."),
+]
+
+
+Tenant = Annotated[
+    str, typer.Option(metavar="NAME", help="Whose equipment it sees; see `hydraulic tenants`.")
 ]
 
 
@@ -42,13 +48,16 @@ def create(
         ),
     ],
     expires: Expires = None,
+    tenant: Tenant = DEFAULT_TENANT,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print its secret, once."""
     chosen = [_scope(each) for each in split_commas(scopes)]
     check_expiry(expires, datetime.now(UTC))
-    work = with_store(dsn, lambda store: store.create_key(name, chosen, None, expires))
+    work = with_store(
+        dsn, lambda store: store.create_key(name, chosen, None, expires, tenant=tenant)
+    )
     _print(asyncio.run(work), as_json)
 
 
@@ -64,13 +73,16 @@ def rotate(
             help="For how long the old secret is accepted as well.",
         ),
     ] = 0,
+    tenant: Tenant = DEFAULT_TENANT,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
     """Replace the secret of a key and print the new one, once; its expiry stays unless given."""
     now = datetime.now(UTC)
     check_expiry(expires, now)
-    work = with_store(dsn, lambda store: store.rotate_key(name, expires, overlap_s, now))
+    work = with_store(
+        dsn, lambda store: store.rotate_key(name, expires, overlap_s, now, tenant=tenant)
+    )
     _print(asyncio.run(work), as_json)
 
 
@@ -99,7 +111,9 @@ def list_keys(dsn: Dsn = None, as_json: AsJson = False) -> None:
         scopes, used = ",".join(key.scopes), key.last_used_at
         last = "never used" if used is None else f"used {_minute(used)}"
         state = _state(key, now)
-        typer.echo(f"{key.key_id}\t{key.shown}...\t{scopes}\t{state}\t{last}\t{key.name}")
+        typer.echo(
+            f"{key.key_id}\t{key.shown}...\t{scopes}\t{state}\t{last}\t{key.tenant}\t{key.name}"
+        )
 
 
 def _state(key: ApiKey, now: datetime) -> str:

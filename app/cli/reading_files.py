@@ -151,7 +151,7 @@ class ReadingFile:
             else:
                 header = self._read_header()
                 self.size = None if path.suffix in COMPRESSED else path.stat().st_size
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(
                 f"expected a CSV file with a header, or a Parquet file, at '{path}', found none "
                 "that can be read: save it as CSV in UTF-8",
@@ -222,21 +222,35 @@ class ReadingFile:
             else:
                 groups.append(group)
             start += count
-        for batch in self._parquet.iter_batches(size, row_groups=groups, columns=list(used)):
+        for batch in self._batches(size, groups, list(used)):
             end = at + len(batch)
             if end > position:
                 first = max(at, position)
                 table = pa.Table.from_batches([batch]).slice(first - at)
 
                 def text_of(row: int, table: Any = table, first: int = first) -> str:
-                    cells = table.slice(row - first - 1, 1).to_pylist()[0]
-                    return ", ".join(f"{name} {value}" for name, value in cells.items())
+                    # as text: Python has no times after the year 9999
+                    cells = [column[row - first - 1].cast(pa.string()) for column in table.columns]
+                    names = table.column_names
+                    return ", ".join(
+                        f"{name} {value}" for name, value in zip(names, cells, strict=True)
+                    )
 
                 part = Part(end, end, text_of)
                 columns = {name: self._typed(table, name, kind) for name, kind in used.items()}
                 self._add(part, self._rows_of(columns, first + 1))
                 yield part
             at = end
+
+    def _batches(self, size: int, groups: list[int], columns: list[str]) -> Iterator[Any]:
+        try:
+            yield from self._parquet.iter_batches(size, row_groups=groups, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{self.path.name}: expected pages of a Parquet file, found one that is damaged: "
+                "write the file again",
+                str(self.path),
+            ) from error
 
     def _used(self) -> dict[str, Any]:
         """Return the columns of a Parquet file that are read, with their types."""
@@ -253,19 +267,26 @@ class ReadingFile:
 
     def _typed(self, table: Any, name: str, kind: Any) -> list[Any]:
         """Return the values of a column of a Parquet file; of times, microseconds."""
-        found = table[name].type
-        if kind is _TIMESTAMP and pa.types.is_timestamp(found) and found.tz is None:
-            raise InputError(
-                f"{self.path.name}: expected times with a zone, found none in column {name}: "
-                "write it as timestamp with time zone UTC"
-            )
         try:
+            found = table[name].type
+            if kind is _TIMESTAMP and pa.types.is_timestamp(found) and found.tz is None:
+                raise InputError(
+                    f"{self.path.name}: expected times with a zone, found none in column {name}: "
+                    "write it as timestamp with time zone UTC"
+                )
             column = table[name].cast(kind, safe=False)
+            values: list[Any] = (
+                column.cast(pa.int64()) if kind is _TIMESTAMP else column
+            ).to_pylist()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(
                 f"{self.path.name}: expected column {name} as {kind}, found {found}: convert it"
             ) from error
-        values: list[Any] = (column.cast(pa.int64()) if kind is _TIMESTAMP else column).to_pylist()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{self.path.name}: expected UTF-8 in column {name}, found text that is not: "
+                "write the file again"
+            ) from error
         return values
 
     def _rows_of(self, columns: dict[str, list[Any]], first: int) -> Rows:

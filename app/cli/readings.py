@@ -46,6 +46,7 @@ class Counts(BaseModel):
     accepted: int = 0
     duplicates: int = 0
     conflicts: int = 0
+    spooled: int = 0
     rejected: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
@@ -143,16 +144,16 @@ class ServiceTarget:
         lines = await asyncio.to_thread(_ndjson, readings)
         counts, refused = Counts(), []
         for first in range(0, len(lines), MAX_POSTED):
-            body = b"\n".join(lines[first : first + MAX_POSTED])
-            found = await asyncio.to_thread(self._post, body)
-            rejected = found["rejected"]
-            refused += [(first + each["line"] - 1, each["reason"]) for each in rejected]
+            some = lines[first : first + MAX_POSTED]
+            found = await asyncio.to_thread(self._post, b"\n".join(some))
+            refused += [(first + each["line"] - 1, each["reason"]) for each in found["rejected"]]
             counts = counts.plus(
                 Counts(
                     accepted=found["accepted"],
                     duplicates=found["duplicates"],
                     conflicts=found.get("conflicts", 0),
-                    rejected=found.get("rejected_count") or len(rejected),
+                    spooled=found.get("spooled", 0),
+                    rejected=found.get("rejected_count") or len(found["rejected"]),
                 )
             )
         return Written(counts, refused)
@@ -167,8 +168,7 @@ class ServiceTarget:
             content=body,
             headers={"content-type": "application/x-ndjson"},
         )
-        found: dict[str, Any] = answer.json()
-        return found
+        return dict(answer.json())
 
 
 def _rejects_all(answer: httpx.Response) -> bool:
@@ -226,8 +226,7 @@ def import_readings(
     the exit status 1.
     """
     settings = Settings().at(dsn)
-    total = Counts()
-    started = time.monotonic()
+    total, started = Counts(), time.monotonic()
     with reported("the same command goes on where this one ended"):
         for path in files:
             source = _source(path, url or str(settings.dsn and settings.dsn.get_secret_value()))
@@ -240,8 +239,9 @@ def import_readings(
         typer.echo(orjson.dumps(total.model_dump() | {"seconds": seconds}).decode())
     else:
         typer.echo(
-            f"{total.accepted} new readings, {total.duplicates} stored before, "
-            f"{total.conflicts} conflicts, {total.rejected} rejected, in {seconds:.1f} s"
+            f"{total.accepted} new readings, {total.duplicates} stored before, {total.conflicts} "
+            f"conflicts, {total.rejected} rejected, {total.spooled} waiting for the database, in "
+            f"{seconds:.1f} s"
         )
     if total.rejected:
         written = [f"'{path}'" for path in map(_rejected_path, files) if path.exists()]

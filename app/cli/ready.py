@@ -24,13 +24,18 @@ EQUIPMENT = "hydraulic-rig"
 LIVE_DEMO = "app.demo.live:live_demo"
 TIMEOUT_S = 300.0
 PAUSE_S = 0.25
-WORN_PATIENCE_S = 5.0
-"""How long the worn machine of the live fleet may answer after the rig; then only the rig is
+WORN_PATIENCE_S = 60.0
+"""How long the worn machine of the live fleet may take after the rig; then only the rig is
 named."""
 
 _READY = """\
 Ready: {equipment} answers. In another terminal:
   curl -s {url}/health/ready
+  curl -s {url}/v1/diagnoses -H "Authorization: Bearer {key}" \\
+    -d '{{"equipment_id": "{equipment}", "explain": true}}'
+"""
+_WORN = """\
+A simulated machine whose pump wears:
   curl -s {url}/v1/diagnoses -H "Authorization: Bearer {key}" \\
     -d '{{"equipment_id": "{equipment}", "explain": true}}'
 """
@@ -101,13 +106,15 @@ def wait(
         while is_running():
             reason = problem_of_first_answer(client, settings)
             if reason is None:
-                equipment = _shown(client, settings, is_running) if has_fleet else EQUIPMENT
                 key_file = settings.var_dir / FIRST_KEY_FILE
                 if key_file.is_relative_to(Path.cwd()):
                     key_file = key_file.relative_to(Path.cwd())
                 key = "$HYDRAULIC_API_KEY" if settings.api_key else f"$(cat {key_file})"
-                sys.stdout.write(_READY.format(url=url, key=key, equipment=equipment))
+                sys.stdout.write(_READY.format(url=url, key=key, equipment=EQUIPMENT))
                 sys.stdout.flush()
+                if has_fleet and _worn_answers(client, settings, is_running):
+                    sys.stdout.write(_WORN.format(url=url, key=key, equipment=WORN))
+                    sys.stdout.flush()
                 return 0
             if time.monotonic() >= give_up:
                 sys.stderr.write(
@@ -119,17 +126,15 @@ def wait(
     return 0
 
 
-def _shown(client: httpx.Client, settings: Settings, is_running: Callable[[], bool]) -> str:
-    """Return the machine to ask about: the worn one, or the rig where it does not answer."""
+def _worn_answers(client: httpx.Client, settings: Settings, is_running: Callable[[], bool]) -> bool:
+    """Wait for the worn machine's first answer, have its history diagnosed, and return whether."""
     give_up = time.monotonic() + WORN_PATIENCE_S
-    while is_running():
+    while is_running() and time.monotonic() < give_up:
         if problem_of_first_answer(client, settings, WORN) is None:
             diagnose_past(client, settings, datetime.now(UTC))
-            return WORN
-        if time.monotonic() >= give_up:
-            break
+            return True
         time.sleep(PAUSE_S)
-    return EQUIPMENT
+    return False
 
 
 def main(config: Path) -> int:

@@ -1,9 +1,9 @@
 """`hydraulic release`: changes which versions run and their traffic, without losing a request.
 
-Commands change `serve_config.yaml` and what runs together, and record who, when, what and why in
-the release history; `--dry-run` prints the change only. Further exit statuses: 1 when a change was
-refused and what ran before continues; 3 when a guard broke and the promotion was rolled back; 143
-when SIGTERM ended it.
+Commands change `serve_config.yaml`, or a RayService, and what runs together, and record who, when,
+what and why in the release history; `--dry-run` prints the change only. Further exit statuses: 1
+when a change was refused and what ran before continues; 3 when a guard broke and the promotion was
+rolled back; 143 when SIGTERM ended it.
 """
 
 import asyncio
@@ -97,7 +97,9 @@ def list_versions() -> None:
 
 @commands.command(epilog="Example: hydraulic release register var/checkpoints/press-1/1")
 def register(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory written by training.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Directory written by training, or its URL on shared storage.")
+    ],
     run: Annotated[str | None, typer.Option(help="Id of the MLflow run that trained it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify without registering.")] = False,
 ) -> None:
@@ -136,6 +138,17 @@ def alias(
 def status(cluster: Cluster) -> None:
     """Show the file, what runs, and the last releases."""
     _run(release.status(cluster.place, _report))
+
+
+@commands.command(epilog="Example: hydraulic release show > serve_config.yaml")
+def show(
+    config: Config = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")
+    ] = None,
+) -> None:
+    """Print the configuration, which on Kubernetes is in the RayService."""
+    release.show(config, out, _report)
 
 
 @commands.command(epilog="Example: hydraulic release diff")

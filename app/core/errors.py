@@ -19,13 +19,18 @@ HydraulicDiagnosticsError
 │   ├── Unauthenticated
 │   └── Forbidden
 ├── ConflictError             what is stored does not allow the change
+│   └── QuotaExceeded         as much is registered or stored as may be
+├── RateExceeded              the caller has used up its limit; a later retry succeeds
 ├── LimitExceeded             a body, batch or graph is larger than the service accepts
+├── BodyTimeout               the body of a request did not arrive in time
+├── Overloaded                too much waits already; a retry may succeed
 ├── DeadlineExceeded          the request takes longer than the service works on one
 ├── CheckpointError           a checkpoint can't be read or its parts do not fit
 ├── SettingsError             invalid configuration
 ├── ReleaseError              a release failed; the previous state stays in force
 │   ├── ReleaseConflict       another change of releases is in progress or has just been made
-│   └── ReleasesElsewhere     the configuration file can't be changed from here
+│   ├── ReleasesElsewhere     the configuration can't be changed from here
+│   └── ReleasesUnavailable   what holds the configuration does not answer; a retry may succeed
 ├── TrainingRefused           a training can't be started now or here
 ├── ClusterUnavailable        the Ray cluster can't be reached; a retry may succeed
 ├── StoreError                the database refused a statement
@@ -177,8 +182,33 @@ class ConflictError(HydraulicDiagnosticsError):
     """What is stored does not allow the change."""
 
 
+class QuotaExceeded(ConflictError):
+    """As much is registered or stored as the installation allows."""
+
+
+class RateExceeded(HydraulicDiagnosticsError):
+    """The caller has used up a limit of its key.
+
+    Args:
+        message: which limit, and what to do.
+        retry_after_s: when some of it is free again.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class LimitExceeded(HydraulicDiagnosticsError):
     """A body, batch or graph is larger than the service accepts."""
+
+
+class BodyTimeout(HydraulicDiagnosticsError):
+    """The body of a request did not arrive in time."""
+
+
+class Overloaded(HydraulicDiagnosticsError):
+    """Too many requests wait already; a retry may succeed."""
 
 
 class DeadlineExceeded(HydraulicDiagnosticsError):
@@ -202,7 +232,11 @@ class ReleaseConflict(ReleaseError):
 
 
 class ReleasesElsewhere(ReleaseError):
-    """The configuration file is not here, or can't be written here."""
+    """The configuration is not here, or can't be written here."""
+
+
+class ReleasesUnavailable(ReleaseError):
+    """What holds the configuration does not answer; a retry may succeed."""
 
 
 class TrainingRefused(HydraulicDiagnosticsError):

@@ -7,6 +7,8 @@ Invariant: when a feed ends, the health check fails and Serve starts a new repli
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from ray import serve
@@ -17,7 +19,9 @@ from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.feed import run_feed
 from app.demo.simulation.live_fleet import run_fleet
 from app.schemas.equipment import Equipment, Identifier
-from app.serving.observability.logging import configure_logging
+from app.serving.observability.exposition import ReplicaText
+from app.serving.observability.feed_metrics import FeedMetrics
+from app.serving.observability.logging import configure_logging, reconfigure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +41,20 @@ class LiveDemo:
     def __init__(self, equipment: Equipment, *, simulated: bool) -> None:
         # set first: __del__ is called even if the constructor fails
         self._feed: asyncio.Task[None] | None = None
+        self.metrics = FeedMetrics()
         settings = Settings()
         configure_logging(settings.log_level)
         self._feed = asyncio.get_running_loop().create_task(
-            _run(settings, equipment, simulated=simulated)
+            _run(settings, equipment, self.metrics, simulated=simulated)
         )
+
+    async def metrics_text(self) -> ReplicaText:
+        """Return the metrics of this replica."""
+        return await self.metrics.scraped()
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Apply a new `user_config`; Serve calls this."""
+        reconfigure_logging(user_config)
 
     async def check_health(self) -> None:
         """Raise when a feed has ended.
@@ -61,13 +74,15 @@ class LiveDemo:
             self._feed.cancel()
 
 
-async def _run(settings: Settings, equipment: Equipment, *, simulated: bool) -> None:
+async def _run(
+    settings: Settings, equipment: Equipment, metrics: FeedMetrics, *, simulated: bool
+) -> None:
     # logged at once; the health check notices it up to half a minute later
     try:
         async with asyncio.TaskGroup() as feeds:
-            feeds.create_task(run_feed(settings, equipment))
+            feeds.create_task(run_feed(settings, equipment, metrics))
             if simulated:
-                feeds.create_task(run_fleet(settings))
+                feeds.create_task(run_fleet(settings, metrics))
     except* Exception as failed:
         reason = failed.exceptions[0]
         logger.exception("feed ended", extra={"equipment_id": equipment.equipment_id})

@@ -86,6 +86,7 @@ class PredictionDecoder:
         masking: evidence that training withheld.
         coverage: of the intervals.
         design_trained: whether the version was trained on the design.
+        life_scale: of the design, see `FeatureSpec.life_scales`.
     """
 
     version: str
@@ -96,6 +97,7 @@ class PredictionDecoder:
     masking: Masking
     coverage: float = 0.9
     design_trained: bool = True
+    life_scale: float = 1.0
 
     @classmethod
     def of(
@@ -120,6 +122,7 @@ class PredictionDecoder:
             calibrations=calibration.components.get(design, {}),
             masking=manifest.masking,
             coverage=calibration.coverage,
+            life_scale=spec.life_scales.get(design, 1.0),
         )
 
     @classmethod
@@ -255,7 +258,7 @@ class PredictionDecoder:
             unknown = prediction.health_WV.size
             return [None] * unknown, [None] * unknown, [NO_WEAR_LABELS] * unknown
         is_finite_WV = np.isfinite(prediction.rate_WV)
-        rates = _known(prediction.rate_WV, is_finite_WV & has_rate_V)
+        rates = _known(prediction.rate_WV / self.life_scale, is_finite_WV & has_rate_V)
         reaches = [each.rate_reach for each in stated] * len(prediction.rate_WV)
         return (
             rates,
@@ -280,10 +283,11 @@ class PredictionDecoder:
         cap_V = np.array(
             [inf if each.rul_cap_h is None else round(each.rul_cap_h, DIGITS) for each in stated]
         )
-        reach_WV = prediction.rul_spread_WV * np.array([each.rul_reach for each in stated])
+        reach_V = self.life_scale * np.array([each.rul_reach for each in stated])
+        reach_WV = prediction.rul_spread_WV * reach_V
         is_finite_WV = np.isfinite(prediction.rul_WV) & np.isfinite(reach_WV)
         is_known_WV = is_finite_WV & has_rul_V
-        rul_WV = np.minimum(np.maximum(prediction.rul_WV, np.float64(0.0)), cap_V)
+        rul_WV = np.minimum(np.maximum(self.life_scale * prediction.rul_WV, 0.0), cap_V)
         at_cap_WV = rul_WV >= AT_CAP * cap_V
         low_WV = _rounded(rul_WV - reach_WV, inf)
         high_WV = np.where(at_cap_WV, cap_V, _rounded(rul_WV + reach_WV, cap_V))

@@ -6,7 +6,6 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 
-from app.core.errors import LimitExceeded
 from app.diagnosis.decoder import DIGITS
 from app.diagnosis.input_quality import WindowQuality
 from app.model.graph import Contributions
@@ -14,18 +13,6 @@ from app.schemas.diagnosis import ComponentDiagnosis, DistanceEvidence, Evidence
 from app.schemas.equipment import Equipment
 
 F32 = npt.NDArray[np.float32]
-
-MAX_EXPLAINED_SENSORS = 128
-"""Sensors of a graph whose evidence is computed at most: each costs a forward pass."""
-
-
-def too_large_to_explain(sensors: int) -> LimitExceeded:
-    """Return the error for `explain` of a machine with more than `MAX_EXPLAINED_SENSORS`."""
-    return LimitExceeded(
-        f"expected at most {MAX_EXPLAINED_SENSORS} sensors of a machine whose diagnosis is to be "
-        f"explained, found {sensors}: leave `explain` out",
-        "explain",
-    )
 
 
 def add_evidence(

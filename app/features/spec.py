@@ -47,6 +47,8 @@ class FeatureSpec(BaseModel):
     windows of all baselines together. `spread_floor` is that of the training. `healthy` has the
     `mean` of healthy training windows alone, by design and sensor id, and `types` the types of the
     trained components, by design and component id; earlier checkpoints state neither.
+    `life_scales` has the factor of designs whose lives are longer or shorter than the network's
+    unit: remaining lives are multiplied by it, rates divided; 1 for all others.
     """
 
     model_config = _STRICT
@@ -64,6 +66,7 @@ class FeatureSpec(BaseModel):
     healthy: Mapping[str, Mapping[str, Table]] = Field(default_factory=dict)
     types: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     sensor_models: Mapping[str, SensorModel] = Field(default_factory=dict)
+    life_scales: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_have_all_statistics(self) -> Self:

@@ -23,6 +23,7 @@ from app.checkpoint.manifest import WEIGHTS
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
+from app.core.tasks import end_tasks
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder
 from app.diagnosis.machine_trends import MachineTrends, WindowTrends
@@ -204,10 +205,7 @@ class FleetScorer:
                 outcomes += computed
             await _finish(writing)
         finally:
-            unfinished = [*reading, *writing]
-            for task in unfinished:
-                task.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+            await end_tasks([*reading, *writing])
         return outcomes
 
     def _resolve(self, item: PageMachine) -> _Machine | Outcome:

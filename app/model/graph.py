@@ -82,6 +82,12 @@ class Topology:
         """Return V."""
         return len(self.component_type_V)
 
+    @property
+    def size(self) -> int:
+        """Return S + V + E: the time of a forward pass is in proportion to it and to the steps."""
+        edges: int = self.edge_index_2E.shape[1]
+        return self.sensors + self.components + edges
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphGroup:
@@ -107,6 +113,16 @@ class GraphGroup:
         """Return T."""
         steps: int = self.mask_WST.shape[2]
         return steps
+
+    @property
+    def cells(self) -> int:
+        """Return W * T * (S + V + E): what a pass reads, computes and keeps in memory."""
+        return self.windows * self.window_cells
+
+    @property
+    def window_cells(self) -> int:
+        """Return the cells of one window."""
+        return self.steps * self.topology.size
 
     def take(self, positions: Sequence[int] | Integers | slice) -> Self:
         """Return the windows at these positions, in their order."""

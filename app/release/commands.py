@@ -2,21 +2,19 @@
 
 import asyncio
 import json
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.core.errors import InputError
+from app.core.errors import InputError, SettingsError
 from app.core.settings import Settings
 from app.release import catalogue
-from app.release.clients.serve_api import ServeApi, dashboard_address, ray_token
-from app.release.clients.service_api import ServiceApi, api_key, service_url
-from app.release.config.file import ConfigFile
+from app.release.clients.serve_api import dashboard_address
+from app.release.clients.service_api import ServiceApi, api_key
 from app.release.config.weights import parse_steps, parse_weights
 from app.release.guards import parse_duration, parse_guards
 from app.release.history import Order
@@ -30,6 +28,13 @@ from app.release.source import (
     new_aliases,
     open_registry,
     set_aliases,
+)
+from app.release.target import (
+    ConfigStore,
+    ServeTarget,
+    open_config,
+    open_serve,
+    url_of_service,
 )
 from app.release.view import comparison_lines, describe_version, difference, status_lines
 from app.store.store import Store, open_store
@@ -87,6 +92,27 @@ async def status(place: Place, report: Report) -> None:
     async with _opened(place, api_key(Settings())) as (file, serve, service, store):
         for line in await status_lines(file, serve, service, store):
             report(line)
+
+
+def show(config: Path | None, out: Path | None, report: Report) -> None:
+    """Report the configuration's text, or write it to a file; then check that it is valid.
+
+    Raises:
+        SettingsError: It is invalid, or the file cannot be written.
+    """
+    store = open_config(Settings(), config)
+    text = store.read_text()
+    if out is None:
+        report(text.rstrip("\n"))
+    else:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(
+                f"expected to write '{out}', found: {error.strerror}: give another --out"
+            ) from error
+        report(f"wrote {store.name} to {out}")
+    store.parse(text)
 
 
 async def diff(place: Place, report: Report) -> None:
@@ -163,13 +189,13 @@ async def change(
 @asynccontextmanager
 async def _opened(
     place: Place, key: str
-) -> AsyncIterator[tuple[ConfigFile, ServeApi, ServiceApi, Store]]:
+) -> AsyncIterator[tuple[ConfigStore, ServeTarget, ServiceApi, Store]]:
     settings = Settings()
-    file = ConfigFile(place.config or settings.serve_config)
+    file = open_config(settings, place.config)
     config = file.read().config
     store = open_store(settings)
-    serve = ServeApi(dashboard_address(place.address), ray_token(os.environ, Path.home()))
-    service = ServiceApi(place.url or service_url(config), key)
+    serve = open_serve(settings, place.address, lambda: dashboard_address(None))
+    service = ServiceApi(place.url or url_of_service(settings, config), key)
     async with serve, service:
         try:
             yield file, serve, service, store
@@ -201,23 +227,40 @@ def _parse_aliases(names: list[str]) -> dict[str, str]:
     return aliases
 
 
-async def register(
-    checkpoint_path: Path, run: str | None, report: Report, *, dry_run: bool
-) -> None:
+async def register(checkpoint: str, run: str | None, report: Report, *, dry_run: bool) -> None:
     """Verify a checkpoint, report how well it does here, and register it.
 
     Args:
-        checkpoint_path: its directory.
+        checkpoint: its directory, or its URL on shared storage.
         run: id of the MLflow run that trained it.
         report: receives each line of the result.
         dry_run: verify only.
     """
     settings = Settings()
-    tags = await assess(checkpoint_path, settings, report)
-    if dry_run:
-        return
-    made = open_registry(settings).register(checkpoint_path, run, tags)
+    with _on_this_machine(checkpoint) as directory:
+        tags = await assess(directory, settings, report)
+        if dry_run:
+            return
+        made = open_registry(settings).register(directory, run, tags)
     report(f"registered as version {made.version}")
+
+
+def _on_this_machine(checkpoint: str) -> AbstractContextManager[Path]:
+    """Return the directory of a checkpoint, copied from shared storage if it is there.
+
+    Raises:
+        SettingsError: it can't be read, or the extra `train` is not installed.
+    """
+    if "://" not in checkpoint:
+        return nullcontext(Path(checkpoint))
+    try:
+        from app.core.shared_storage import local_copy
+    except ImportError as error:
+        raise SettingsError(
+            f"expected the extra 'train' for '{checkpoint}', found no package '{error.name}': "
+            "install it, or copy the checkpoint here and give its directory"
+        ) from error
+    return local_copy(checkpoint)
 
 
 async def compare(a: str, b: str, days: float | None, report: Report) -> None:
@@ -255,7 +298,7 @@ async def replay(
     def find(version: str) -> Path:
         if checkpoint is not None:
             return checkpoint
-        config = ConfigFile(config_path or settings.serve_config).read().config
+        config = open_config(settings, config_path).read().config
         return find_directory(version, config, settings)
 
     given = read_given(readings) if readings else None

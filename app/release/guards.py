@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample as MetricSample
 
 from app.core.errors import InputError
 from app.experiments.confidence import Sample, mean_interval
@@ -128,11 +129,10 @@ class Calls(NamedTuple):
 
 
 class MetricsMeter:
-    """Measures from the ingress replicas' `/metrics`.
+    """Measures from `/metrics`.
 
     Args:
-        fetch: Returns the metrics of any one replica.
-        fetches: How often to fetch, so that every replica is likely to answer.
+        fetch: Returns the metrics of all replicas.
         others: Versions whose answers are compared with the promoted one's.
         clock: Monotonic seconds.
     """
@@ -140,12 +140,10 @@ class MetricsMeter:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[str]],
-        fetches: int,
         others: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
-        self._fetches = fetches
         self._others = others
         self._clock = clock
         self._version = ""
@@ -179,33 +177,46 @@ class MetricsMeter:
         }
 
     async def _fetch_all(self) -> None:
-        for _ in range(self._fetches):
-            replica, calls = read_calls(await self._fetch(), self._version, self._others)
+        found = read_calls(await self._fetch(), self._version, self._others)
+        for replica, calls in found.items():
             self._first.setdefault(replica, calls)
             self._newest[replica] = calls
 
 
-def read_calls(metrics: str, version: str, others: Collection[str]) -> tuple[str, Calls]:
-    """Read the replica's name and a version's counters from metrics in Prometheus text format."""
-    replica, ended, failed, within = "", 0.0, 0.0, {}
-    compared = {"agreed": 0.0, "disagreed": 0.0}
+def read_calls(metrics: str, version: str, others: Collection[str]) -> Mapping[str, Calls]:
+    """Read a version's counters in each ingress replica from metrics in Prometheus text format.
+
+    Args:
+        metrics: of all replicas.
+        version: whose counters are read.
+        others: versions whose answers are compared with it.
+    """
+    found: dict[str, Calls] = {}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
-            if sample.name == "hydraulic_replica_info":
-                replica = sample.labels["replica"]
-            elif sample.name == "hydraulic_shadow_copies_total":
-                pair = {sample.labels["version"], sample.labels["against"]}
-                outcome = sample.labels["outcome"]
-                if version in pair and pair - {version} <= set(others) and outcome in compared:
-                    compared[outcome] += sample.value
-            elif sample.labels.get("version") != version:
+            if sample.labels.get("process") != "ingress":
                 continue
-            elif sample.name == "hydraulic_version_calls_total":
-                ended += sample.value
-                failed += sample.value if sample.labels["outcome"] == "failed" else 0.0
-            elif sample.name == "hydraulic_version_seconds_bucket":
-                within[float(sample.labels["le"])] = sample.value
-    return replica, Calls(ended, failed, sum(compared.values()), compared["disagreed"], within)
+            replica = sample.labels["replica"]
+            calls = found.get(replica, Calls())
+            found[replica] = calls.plus(_calls_of(sample, version, others))
+    return found
+
+
+def _calls_of(sample: MetricSample, version: str, others: Collection[str]) -> Calls:
+    """Return what one sample counts of a version's calls."""
+    labels, value = sample.labels, sample.value
+    if sample.name == "hydraulic_shadow_copies_total":
+        pair, outcome = {labels["version"], labels["against"]}, labels["outcome"]
+        if version in pair and pair - {version} <= set(others):
+            compared = value if outcome in ("agreed", "disagreed") else 0.0
+            return Calls(compared=compared, disagreed=value if outcome == "disagreed" else 0.0)
+    elif labels.get("version") != version:
+        return Calls()
+    elif sample.name == "hydraulic_version_calls_total":
+        return Calls(ended=value, failed=value if labels["outcome"] == "failed" else 0.0)
+    elif sample.name == "hydraulic_version_seconds_bucket":
+        return Calls(within={float(labels["le"]): value})
+    return Calls()
 
 
 def parse_guards(text: str) -> tuple[Guard, ...]:

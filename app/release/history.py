@@ -77,6 +77,23 @@ class ReleaseHistory:
                 "weights instead"
             ) from error
 
+    async def before(self, split: Split) -> Split:
+        """Return the weights before these, which are in force.
+
+        Raises:
+            ReleaseError: The history has none, or the database does not answer.
+        """
+        events = await self.events()
+        if events and split_after(events[0]) == split.above_zero():
+            earlier = split_before(events)
+        else:  # they were set by hand: the newest weights of the history precede them
+            earlier = split_after(events[0]) if events else None
+        if earlier is None:
+            raise ReleaseError(
+                "expected earlier weights in the release history, found none: set weights instead"
+            )
+        return earlier
+
     async def record_found(self, split: Split) -> None:
         """Record weights that no command set, so that a rollback can restore them."""
         with contextlib.suppress(StoreError):

@@ -8,10 +8,8 @@ Invariant: no version gets traffic before it answered, and none is removed while
 import asyncio
 import difflib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 
 from app.checkpoint.manifest import MANIFEST, Manifest
 from app.checkpoint.node_cache import local_directory
@@ -19,13 +17,13 @@ from app.core.errors import (
     HydraulicDiagnosticsError,
     ReleaseConflict,
     ReleaseError,
+    ReleasesUnavailable,
     SettingsError,
-    UnknownVersion,
 )
-from app.release.clients.serve_api import ServeApi
+from app.release.attempts import Attempts, Sent, WeightsChanged
 from app.release.clients.service_api import ServiceApi
 from app.release.config import edits
-from app.release.config.file import ConfigFile, ReadConfig
+from app.release.config.file import ReadConfig
 from app.release.config.weights import (
     UNCHANGED,
     ShadowChange,
@@ -33,6 +31,9 @@ from app.release.config.weights import (
     format_split,
     format_weights,
     keeping_designs_served,
+    orphans_without,
+    served_alone,
+    unreleased,
 )
 from app.release.history import (
     ROLLBACK,
@@ -41,18 +42,15 @@ from app.release.history import (
     HistoryStore,
     Order,
     ReleaseHistory,
-    split_after,
-    split_before,
 )
-from app.release.transaction import RETRY_WAIT, ConfigTransaction, WeightsChanged
+from app.release.target import ConfigStore, ServeTarget
+from app.release.transaction import ConfigTransaction
 from app.release.view import difference
-from app.serving.ingress.traffic import Machine, Traffic
 
 START_S = 300.0
 """How long a version may take to start: a node may have to fetch its checkpoint."""
 WARM_UP_S = 30.0
 QUICK_WARM_UP_S = 3.0
-IN_FORCE_S = 10.0
 REMOVED_S = 60.0
 
 
@@ -62,7 +60,7 @@ class Releases:
     An operation that fails raises HydraulicDiagnosticsError; what ran before continues.
 
     Args:
-        file: `serve_config.yaml`.
+        file: The configuration: `serve_config.yaml`, or a RayService.
         serve: Applies the file.
         service: The running service.
         history: Where releases are recorded.
@@ -73,8 +71,8 @@ class Releases:
 
     def __init__(
         self,
-        file: ConfigFile,
-        serve: ServeApi,
+        file: ConfigStore,
+        serve: ServeTarget,
         service: ServiceApi,
         history: HistoryStore,
         order: Order,
@@ -86,9 +84,19 @@ class Releases:
         self._serve = serve
         self._service = service
         self._history = ReleaseHistory(history, order, report)
-        self._transaction = ConfigTransaction(file, serve, service, order.actor)
+        self._transaction = ConfigTransaction(file, serve, service, order.actor, report)
         self._report = report
         self._dry_run = order.dry_run
+
+    @property
+    def outage_s(self) -> float:
+        """How long reads or measurements may fail during a promotion."""
+        return self._serve.outage_s
+
+    @property
+    def name(self) -> str:
+        """Name of what holds the configuration."""
+        return self._file.name
 
     async def apply(self) -> None:
         """Apply the file as it is, once the versions that gain traffic answer."""
@@ -103,18 +111,14 @@ class Releases:
         previous = Split({})
         if state is not None and state.status == "RUNNING":
             previous = await self._service.split()
-            await self._warm_up(before, split.gaining(previous))
+            await self._warm_up(before, split.gaining(previous), Attempts(self._serve))
             await self._history.record_found(previous)
         else:
             self._report("the service does not answer yet: no version was warmed up")
         async with self._transaction.locked("apply"):
-            if self._file.read().text != before.text:
-                raise ReleaseConflict(
-                    f"expected '{self._file.name}' as it was read, found it changed since: read it "
-                    "and repeat the command"
-                )
+            self._check_unchanged(before)
             await self._serve.apply(before.data)
-            await self._transaction.wait_traffic(before, IN_FORCE_S)
+            await self._transaction.wait_traffic(before, self._serve.in_force_s)
         self._report("applied: " + format_split(split))
         await self._history.record(split.largest_gain(previous), "apply", split)
 
@@ -158,15 +162,16 @@ class Releases:
             version: The version that the history names.
             reason: Recorded in the history.
         """
+        attempts = Attempts(self._serve)
 
         async def once() -> None:
             before = self._file.read()
-            if set(versions) & set(before.config.traffic.shadows):
+            if attempts.sent or set(versions) & set(before.config.traffic.shadows):
                 change = ShadowChange(remove=versions)
-                await self._move(before, before.split, UNSHADOW, version, reason, change)
+                await self._move(before, before.split, UNSHADOW, version, reason, change, attempts)
 
         if versions:
-            await self._retry(once)
+            await attempts.run(once)
 
     async def move_from(
         self,
@@ -190,52 +195,36 @@ class Releases:
         Raises:
             WeightsChanged: The file has other weights.
         """
+        attempts = Attempts(self._serve)
 
         async def once() -> None:
             before = self._file.read()
-            if before.split.above_zero() not in [each.above_zero() for each in expected]:
-                raise WeightsChanged(before.split)
-            await self._move(before, split.above_zero(), action, version, reason, shadows)
+            own = [*expected, split] if attempts.sent else expected
+            if before.split.above_zero() not in [each.above_zero() for each in own]:
+                raise WeightsChanged(before.split, self._file.name)
+            to = split.above_zero()
+            await self._move(before, to, action, version, reason, shadows, attempts)
 
-        await self._retry(once)
+        await attempts.run(once)
 
     async def rollback(self) -> None:
         """Restore the weights before the current ones; wait for a command that changes the file."""
-        await self._retry(self._roll_back_once)
+        attempts = Attempts(self._serve)
 
-    async def _retry(self, once: Callable[[], Awaitable[None]]) -> None:
-        """Retry while another command holds the lock, or a person is saving the file."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(
-                lambda error: (
-                    isinstance(error, ReleaseConflict | SettingsError)
-                    and not isinstance(error, WeightsChanged)
+        async def once() -> None:
+            before = self._file.read()
+            earlier = attempts.checked(before, self._file.name)
+            if earlier is None:
+                earlier = await self._history.before(before.split)
+            retired = sorted(earlier.versions() - set(before.weights))
+            if retired:
+                raise ReleaseError(
+                    f"expected the versions of {format_split(earlier)}, found {', '.join(retired)} "
+                    "retired: deploy it again, or set other weights"
                 )
-            ),
-            stop=stop_after_delay(IN_FORCE_S),
-            wait=RETRY_WAIT,
-            reraise=True,
-        )
-        await retrying(once)
+            await self._move(before, earlier, ROLLBACK, attempts=attempts)
 
-    async def _roll_back_once(self) -> None:
-        events = await self._history.events()
-        before = self._file.read()
-        if events and split_after(events[0]) == before.split.above_zero():
-            earlier = split_before(events)
-        else:  # the file was changed by hand: the newest weights of the history precede it
-            earlier = split_after(events[0]) if events else None
-        if earlier is None:
-            raise ReleaseError(
-                "expected earlier weights in the release history, found none: set weights instead"
-            )
-        retired = sorted(earlier.versions() - set(before.weights))
-        if retired:
-            raise ReleaseError(
-                f"expected the versions of {format_split(earlier)}, found {', '.join(retired)} "
-                "retired: deploy it again, or set other weights"
-            )
-        await self._move(before, earlier, ROLLBACK)
+        await attempts.run(once)
 
     async def deploy(self, placement: edits.Placement) -> None:
         """Add a version with weight 0 and wait until it answers; remove it again if it does not.
@@ -257,17 +246,20 @@ class Releases:
             count = max(3, 2 * state.replicas)
             self._report(await self._service.warm_up(version, designs, count, WARM_UP_S))
         except ReleaseConflict:
-            raise
+            raise  # before anything was written
         except (HydraulicDiagnosticsError, asyncio.CancelledError) as error:
-            await self._remove_failed(version)
+            await self._remove_failed(version, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise ReleaseError(
                 f"version {version} was refused and removed again, the others answer as before: "
                 f"{error.message}"
             ) from error
-        self._report(f"version {version} runs, with weight 0{self._sole(version)}")
-        await self._history.record(version, "deploy", self.read().split)
+        now = self.read()
+        alone = ", ".join(served_alone(now.config.traffic, version))
+        sole = f"; it answers for {alone}, as no other version does" if alone else ""
+        self._report(f"version {version} runs, with weight 0{sole}")
+        await self._history.record(version, "deploy", now.split)
 
     async def retire(self, version: str) -> None:
         """Remove a released version that has no weight and is no shadow."""
@@ -275,34 +267,14 @@ class Releases:
         text = edits.without_version(before.text, version)
         if self._report_diff(before, text):
             return
-        orphans = self._orphans(before.config.traffic, version)
+        orphans = orphans_without(before.config.traffic, version)
         application = before.application_of(version)
         async with self._transaction.locked(f"retire {version}"):
-            after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
+            after = await self._transaction.replace_traffic(before, text, self._serve.in_force_s)
         await self._serve.wait_gone(application, REMOVED_S)
         left = f"; no version serves {', '.join(orphans)} any more" if orphans else ""
         self._report(f"version {version} was removed{left}")
         await self._history.record(version, "retire", after.split)
-
-    def _orphans(self, traffic: Traffic, version: str) -> list[str]:
-        """Return the designs that only this version can serve.
-
-        Raises:
-            ReleaseError: It answers for machines that another version can serve.
-        """
-        designs = [each for each in traffic.known_designs if version in traffic.shares(each)]
-        shared = [each for each in designs if len(traffic.able(Machine("", each))) > 1]
-        if shared:
-            raise ReleaseError(
-                f"expected a version that answers for no machine, found that version {version} "
-                f"answers for {', '.join(shared)} without weight, as the first one released: give "
-                "another version weight there first"
-            )
-        return designs
-
-    async def ingress_replicas(self) -> int:
-        """Return the number of running ingress replicas, at least 1."""
-        return await self._transaction.ingress_replicas(self._file.read())
 
     def read(self) -> ReadConfig:
         """Return the file's content."""
@@ -316,26 +288,44 @@ class Releases:
         version: str | None = None,
         reason: str | None = None,
         shadows: ShadowChange = UNCHANGED,
+        attempts: Attempts | None = None,
     ) -> None:
+        attempts = attempts or Attempts(self._serve)
         started = time.monotonic()
         previous, old_shadows = before.split, before.config.traffic.shadows
         new_shadows = shadows.apply(old_shadows)
         text = edits.with_weights(before.text, *split)
         if new_shadows != old_shadows:
             text = edits.with_shadows(text, new_shadows)
-        if text == before.text:
+        sent = attempts.sent
+        if text == before.text and sent is None:
             self._report(
-                f"nothing to do: the file already has {format_split(previous, old_shadows)}"
+                f"nothing to do: {self._file.name} already has "
+                f"{format_split(previous, old_shadows)}"
             )
             return
         if self._report_diff(before, text):
             return
-        gaining = split.gaining(previous)
-        added = [name for name in new_shadows if name not in old_shadows and name not in gaining]
-        await self._warm_up(before, [*gaining, *added])
-        await self._history.record_found(previous)
-        async with self._transaction.locked(action):
-            after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
+        if text == before.text and sent is not None:  # only its answer was lost
+            previous = sent.before.split
+            async with self._transaction.locked(action):
+                self._check_unchanged(before)
+                found = sent.before if text == sent.text else before
+                await self._transaction.follow(found, before, self._serve.in_force_s)
+            after = before
+        else:
+            gaining = split.gaining(previous)
+            added = [name for name in new_shadows if name not in {*old_shadows, *gaining}]
+            await self._warm_up(before, [*gaining, *added], attempts)
+            await self._history.record_found(previous)
+            async with self._transaction.locked(action):
+                try:
+                    after = await self._transaction.replace_traffic(
+                        before, text, self._serve.in_force_s
+                    )
+                except ReleasesUnavailable:
+                    attempts.sent = Sent(before, text, split)
+                    raise
         self._report(
             f"in force after {time.monotonic() - started:.2f} s: "
             f"{format_split(after.split, new_shadows)}"
@@ -343,29 +333,48 @@ class Releases:
         subject = version or split.largest_gain(previous)
         await self._history.record(subject, action, after.split, reason)
 
-    async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
+    def _check_unchanged(self, before: ReadConfig) -> None:
+        if self._file.read().text != before.text:
+            raise ReleaseConflict(
+                f"expected '{self._file.name}' as it was read, found it changed since: read it "
+                "and repeat the command"
+            )
+
+    async def _warm_up(
+        self, config: ReadConfig, versions: Sequence[str], attempts: Attempts
+    ) -> None:
         for version in versions:
+            if version in attempts.warmed_up:
+                continue
             release = config.config.traffic.find(version)
             assert release is not None
             args = config.config.model_args(release.application)
             designs = release.designs or self._designs(args.checkpoint)
             self._report(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
+            attempts.warmed_up.add(version)
 
-    async def _remove_failed(self, version: str) -> None:
+    async def _remove_failed(self, version: str, cause: BaseException) -> None:
         """Remove a version that did not start from the current file."""
-        async with self._transaction.locked(f"remove version {version}", IN_FORCE_S):
-            now = self._file.read()
-            try:
-                text = edits.without_version(now.text, version)
-            except SettingsError:
-                return  # it was never added, or has weight by now
-            await self._transaction.replace(now, text)
 
-    def _sole(self, version: str) -> str:
-        """Say which designs' machines a version serves although it has no weight."""
-        traffic = self._file.read().config.traffic
-        found = [each for each in traffic.known_designs if traffic.shares(each) == {version: 100.0}]
-        return f"; it answers for {', '.join(found)}, as no other version does" if found else ""
+        async def once() -> None:
+            async with self._transaction.locked(f"remove version {version}"):
+                now = self._file.read()
+                try:
+                    text = edits.without_version(now.text, version)
+                except SettingsError:
+                    return  # it was never added, or has weight by now
+                await self._transaction.replace(now, text)
+
+        try:
+            await Attempts(self._serve).run(once)
+        except HydraulicDiagnosticsError as error:
+            found = (
+                f"version {version} was refused and could not be removed, found: {error.message}: "
+                f"run `hydraulic release retire {version}`"
+            )
+            if isinstance(cause, HydraulicDiagnosticsError):
+                raise ReleaseError(f"{found}; it was refused since: {cause.message}") from cause
+            self._report(f"warning: {found}")
 
     def _report_diff(self, before: ReadConfig, text: str) -> bool:
         """In a dry run, report the validated change of the file and return True."""
@@ -385,10 +394,3 @@ class Releases:
             return Manifest.model_validate_json(path.read_bytes()).designs
         except (OSError, ValueError):
             return ()  # not on this machine: any registered machine will do
-
-
-def unreleased(version: str, weights: Mapping[str, float]) -> UnknownVersion:
-    """Return the error about a version that is not released."""
-    return UnknownVersion(
-        f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
-    )

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, ReleaseError, SettingsError
+from app.release.attempts import WeightsChanged
 from app.release.clients.service_api import ServiceApi
 from app.release.config.weights import (
     ShadowChange,
     Split,
     format_split,
+    unreleased,
     with_promoted,
 )
 from app.release.guards import (
@@ -31,12 +33,9 @@ from app.release.guards import (
     unit_of,
 )
 from app.release.history import ROLLBACK, STEP
-from app.release.operations import Releases, unreleased
-from app.release.transaction import WeightsChanged
+from app.release.operations import Releases
 
 POLL_S = 1.0
-MAX_OUTAGE_S = 10.0
-"""How long measurements, or reads of the file, may fail before the step counts as failed."""
 PROMOTE = "promote"
 ENDED = "the promotion ended"
 
@@ -105,9 +104,7 @@ async def carry_out(
         shadows = ShadowChange(add=new_shadows(releases, promotion))
         await releases.move_from([before], first, STEP, promotion.version, shadows=shadows)
         return
-    replicas = await releases.ingress_replicas()
-    fetches = 1 if replicas <= 1 else 3 * replicas
-    meter = MetricsMeter(service.metrics, fetches, _others(releases, promotion))
+    meter = MetricsMeter(service.metrics, _others(releases, promotion))
     await promote(releases, promotion, meter, report)
 
 
@@ -228,7 +225,12 @@ class _Walk:
         shadows = ShadowChange(remove=self.added)
         try:
             await self.releases.move_from(
-                own, self.before, ROLLBACK, self.promotion.version, reason, shadows
+                [*own, self.before],
+                self.before,
+                ROLLBACK,
+                self.promotion.version,
+                reason,
+                shadows,
             )
         except WeightsChanged:
             raise
@@ -247,6 +249,7 @@ class _Walk:
     async def _watch(self, split: Split) -> str | None:
         """Measure during a step; return why it fails, or None when it passes."""
         guards, hold_s = self.promotion.guards, self.promotion.hold_s
+        outage_s = self.releases.outage_s
         began = read_at = measured_at = time.monotonic()
         measured: Mapping[str, Measurement] = {}
         while True:
@@ -254,19 +257,21 @@ class _Walk:
             now = time.monotonic()
             try:
                 found = self.releases.read().split
+            except (SettingsError, ReleaseError) as error:  # somebody may be saving it
+                if now - read_at > outage_s:
+                    name = self.releases.name
+                    return f"{name} could not be read for {outage_s:g} s: {error.message}"
+            else:
                 if found.above_zero() != split.above_zero():
-                    raise WeightsChanged(found)
+                    raise WeightsChanged(found, self.releases.name)
                 read_at = now
-            except SettingsError as error:  # somebody may be saving it
-                if now - read_at > MAX_OUTAGE_S:
-                    return f"the file could not be read for {MAX_OUTAGE_S:g} s: {error.message}"
             try:
                 if guards:
                     measured = await self.meter.measure()
                 measured_at = now
             except ReleaseError as error:
-                if now - measured_at > MAX_OUTAGE_S:
-                    return f"nothing could be measured for {MAX_OUTAGE_S:g} s: {error.message}"
+                if now - measured_at > outage_s:
+                    return f"nothing could be measured for {outage_s:g} s: {error.message}"
             if (broken := first_broken(guards, measured)) is not None:
                 guard, measurement = broken
                 return f"{guard.text}, found {_format(guard.name, measurement)}"

@@ -8,24 +8,22 @@ Invariant: a release that has started runs to its end when its caller disconnect
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from app.core.errors import (
     HydraulicDiagnosticsError,
     ReleaseConflict,
+    ReleaseError,
     ReleasesElsewhere,
     SettingsError,
 )
 from app.core.settings import Settings
 from app.release import uploads
 from app.release.catalogue import Catalogue
-from app.release.clients.serve_api import ServeApi, ray_token
 from app.release.clients.service_api import ServiceApi, service_url
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.guards import parse_guards
@@ -33,6 +31,7 @@ from app.release.history import Order
 from app.release.operations import Releases
 from app.release.promotion import carry_out, checked_promotion
 from app.release.source import find_placement_in_subprocess, new_aliases, set_aliases_in_subprocess
+from app.release.target import ConfigStore, ServeTarget, open_config, open_serve
 from app.release.trainings import Trainings
 from app.release.view import differing_applications
 from app.schemas.releases import (
@@ -194,8 +193,8 @@ class ReleaseService:
     async def _timeout_s(self) -> float:
         """Return how long a request may take."""
         try:
-            read = await asyncio.to_thread(ConfigFile(self._settings.serve_config).read)
-        except SettingsError:  # another node has the file
+            read = await asyncio.to_thread(lambda: open_config(self._settings).read())
+        except (SettingsError, ReleaseError):  # another node has the file
             return DEFAULT_TIMEOUT_S
         return read.config.http_options.request_timeout_s or DEFAULT_TIMEOUT_S
 
@@ -290,20 +289,20 @@ class _ReleaseTask:
     aliases: Mapping[str, str] = field(default_factory=dict)
     running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
-    def file(self, expected_digest: str | None = None) -> ConfigFile:
-        """Return the file of this node.
+    def file(self, expected_digest: str | None = None) -> ConfigStore:
+        """Return the RayService, or the file of this node.
 
         Raises:
             ReleasesElsewhere: It does not exist here.
         """
         path = self.settings.serve_config
-        if not path.is_file():
+        if self.settings.rayservice is None and not path.is_file():
             raise ReleasesElsewhere(
                 f"expected the Serve configuration as '{path}' on the ingress's node, found none: "
                 "set HYDRAULIC_SERVE_CONFIG, or use `hydraulic release` on the machine that "
                 "holds the file"
             )
-        return ConfigFile(path, expected_digest)
+        return open_config(self.settings, None, expected_digest)
 
     async def run(self) -> ReleaseAnswer:
         """Run the release.
@@ -336,9 +335,7 @@ class _ReleaseTask:
     async def _run(self) -> None:
         request = self.request
         file = self.file(request.expected_digest)
-        serve = ServeApi(
-            await asyncio.to_thread(self.dashboard), ray_token(os.environ, Path.home())
-        )
+        serve = await asyncio.to_thread(open_serve, self.settings, None, self.dashboard)
         service = ServiceApi(service_url(file.read().config), request.key.get_secret_value())
         async with serve, service:
             before = await _read_running(file, serve)
@@ -353,7 +350,7 @@ class _ReleaseTask:
                 self.aliases = new_aliases(before.weights, after, deployed)
 
 
-async def _read_running(file: ConfigFile, serve: ServeApi) -> ReadConfig:
+async def _read_running(file: ConfigStore, serve: ServeTarget) -> ReadConfig:
     """Read the file, and check that it is the one that runs.
 
     Raises:
@@ -366,10 +363,11 @@ async def _read_running(file: ConfigFile, serve: ServeApi) -> ReadConfig:
         if not found:
             return read
         if time.monotonic() >= deadline:
+            is_file = isinstance(file, ConfigFile)
+            other = ", or set HYDRAULIC_SERVE_CONFIG to the file that runs" if is_file else ""
             raise ReleaseConflict(
-                f"expected what runs in '{file.name}' of this node, found: {'; '.join(found)}: "
-                "see `hydraulic release diff`, and `apply` it, or set HYDRAULIC_SERVE_CONFIG "
-                "to the file that runs"
+                f"expected what runs in '{file.name}'{' of this node' if is_file else ''}, found: "
+                f"{'; '.join(found)}: see `hydraulic release diff`, and `apply` it{other}"
             )
         await asyncio.sleep(0.2)
 

@@ -96,7 +96,8 @@ async def register(archive: Path, settings: Settings) -> UploadAnswer:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            output, trouble = await asyncio.wait_for(process.communicate(), REGISTER_S)
+            async with asyncio.timeout(REGISTER_S):
+                output, trouble = await process.communicate()
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

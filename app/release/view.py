@@ -10,12 +10,13 @@ import yaml
 from app.core.errors import InputError, ReleaseError, StoreError
 from app.experiments.reading import MAX_ANSWERS, ExperimentQuery, read_experiments
 from app.experiments.report import ComponentComparison, Experiment, HealthDifference, Latency
-from app.release.clients.serve_api import ApplicationState, ServeApi
+from app.release.clients.serve_api import ApplicationState
 from app.release.clients.service_api import ServiceApi
-from app.release.config.file import ConfigFile, ReadConfig
+from app.release.config.file import ReadConfig
 from app.release.config.schema import Application
 from app.release.config.weights import format_split, format_weights
 from app.release.history import split_after
+from app.release.target import ConfigStore, ServeTarget
 from app.store.experiments import AnswerPairs
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
@@ -29,7 +30,7 @@ _COLUMNS = ("component", "differ", "right", "of labelled windows", "health, {b} 
 
 
 async def status_lines(
-    file: ConfigFile, serve: ServeApi, service: ServiceApi, store: Store
+    file: ConfigStore, serve: ServeTarget, service: ServiceApi, store: Store
 ) -> list[str]:
     """Describe the file, what runs, and the last releases; parts that do not answer are named.
 
@@ -50,7 +51,7 @@ async def status_lines(
         in_force = f"{weights[release.version]:g}" if release.version in weights else "none"
         role = ", a shadow" if release.version in config.config.traffic.shadows else ""
         lines.append(
-            f"version {release.version}: weight {release.weight:g} in the file, {in_force} in "
+            f"version {release.version}: weight {release.weight:g} configured, {in_force} in "
             f"force{role}; application '{release.application}' "
             f"{state.status if state else 'absent'}, {state.replicas if state else 0} replica(s); "
             "checkpoint "
@@ -58,15 +59,16 @@ async def status_lines(
         )
     traffic = config.config.traffic
     lines += [
-        f"design {each}: {format_weights(traffic.shares(each))} in the file"
+        f"design {each}: {format_weights(traffic.shares(each))} configured"
         for each in traffic.known_designs
     ]
     differing = [line.split("'")[1] for line in differing_applications(config, states)]
     if states and differing:
         lines.append(
-            f"the file and what runs differ in {', '.join(sorted(differing))}: see `diff`, and "
-            "`apply` the file"
+            f"{file.name} and what runs differ in {', '.join(sorted(differing))}: see `diff`, and "
+            "`apply` it"
         )
+    lines += await serve.describe()
     try:
         events = await store.list_releases(EVENTS)
     except StoreError as error:

@@ -289,6 +289,17 @@ class Diagnosis(Record):
             "below the threshold `watch`, or with `explain`"
         ),
     ] = ()
+    stale: Annotated[
+        bool,
+        Field(
+            description="whether this is the last known diagnosis of the machine instead of a new "
+            "one, since the database with its readings is away"
+        ),
+    ] = False
+    age_s: Annotated[
+        float | None,
+        Field(ge=0.0, description="of a stale answer: seconds since it was made; else null"),
+    ] = None
 
     @classmethod
     def from_json(cls, body: bytes | str) -> Self:

@@ -138,6 +138,11 @@ class IngestAnswer(BaseModel):
     replaced: int = Field(
         default=0, description="readings that replaced another value (`on_conflict=replace`)"
     )
+    spooled: int = Field(
+        default=0,
+        description="readings that are safe on disk and will be stored when the database is back; "
+        "whether they are new, duplicates or in conflict shows then",
+    )
     rejected: list[RejectedLine]
     rejected_count: int | None = None
 

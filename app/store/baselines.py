@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from app.store.partitions import Repository
-from app.store.pool import first_value, queries
+from app.store.statements import first_value, queries
 
 
 class NewBaseline(NamedTuple):

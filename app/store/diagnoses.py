@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 from app.schemas.diagnosis import Diagnosis
 from app.store.partitions import Repository, months_of_days
-from app.store.pool import columns_of, first_value
+from app.store.statements import columns_of, first_value
 
 
 class StoredDiagnosis(NamedTuple):
-    """A diagnosis as a row: the parameters of `insert_diagnoses` in order; `body` is JSON."""
+    """A diagnosis as a row: the parameters of `insert_diagnoses` in order; `body` is JSON.
+
+    `tenant` may see it; None for that of the registered equipment.
+    """
 
     diagnosis_id: str
     created_at: datetime
@@ -24,6 +27,7 @@ class StoredDiagnosis(NamedTuple):
     status: str
     health: float | None
     body: str
+    tenant: str | None = None
 
 
 class DiagnosisRepository(Repository):
@@ -73,12 +77,14 @@ class ShadowAnswer(NamedTuple):
         against: the version that was returned.
         latency_s: time to build and score in the shadow.
         against_latency_s: the same in the returned version.
+        tenant: that may see it; None for that of the registered equipment.
     """
 
     diagnosis: Diagnosis
     against: str
     latency_s: float
     against_latency_s: float
+    tenant: str | None = None
 
     @property
     def id(self) -> tuple[str, str]:
@@ -105,6 +111,7 @@ class ShadowAnswerRepository(Repository):
                 item.latency_s,
                 item.against_latency_s,
                 item.diagnosis.to_json().decode(),
+                item.tenant,
             )
             for item in items
         ]

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from app.core.errors import ConflictError
 from app.schemas.equipment import METADATA, Equipment, EquipmentSummary, Metadata
 from app.store.partitions import Repository
-from app.store.pool import Row, first_value, queries
+from app.store.postgres_errors import NotVisible
+from app.store.statements import Row, first_value, queries
 
 PAGE = 100
 """Machines per statement when listing all: parsing them blocks the event loop for about 10 ms."""
@@ -67,7 +69,20 @@ class EquipmentRepository(Repository):
         Args:
             item: the equipment.
             actor: recorded when it is restored.
+
+        Raises:
+            ConflictError: the id is another tenant's.
         """
+        try:
+            return await self._put_equipment(item, actor)
+        except NotVisible as error:
+            raise ConflictError(
+                f"expected an id that no other tenant uses, found '{item.equipment_id}': choose "
+                "another id, such as one that begins with the plant",
+                "equipment_id",
+            ) from error
+
+    async def _put_equipment(self, item: Equipment, actor: str) -> Put:
         named = queries()
         topology = item.model_dump_json(exclude=set(METADATA))
         metadata = item.metadata.model_dump_json(exclude_none=True)
@@ -167,6 +182,9 @@ class EquipmentRepository(Repository):
         if key is None and not diagnoses:
             return None
         named = queries()
+        async with self._database.patient_session() as session:
+            # in one piece, which may take longer than a statement has for years of hours
+            await session.execute(named["remove_healths"], equipment_id)
         async with self._database.session() as session, session.transaction():
             if purged.complete and key is not None:
                 # a replica that has not noticed the deletion may have written meanwhile

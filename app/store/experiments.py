@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from app.store.partitions import Repository
-from app.store.pool import Row
+from app.store.statements import Row
 
 PAGE = 200
 """Pairs per statement: reading them does not delay other requests of the process."""

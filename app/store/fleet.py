@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from app.schemas.diagnosis import State
 from app.schemas.equipment import Equipment
 from app.store.partitions import Repository
-from app.store.pool import Row, columns_of
+from app.store.statements import Row, columns_of
 
 
 class FleetRun(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from app.core.errors import UnknownEquipment
 from app.schemas.labels import Label
 from app.store.partitions import Repository
-from app.store.pool import columns_of, first_value, queries
+from app.store.statements import columns_of, first_value, queries
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -15,12 +15,15 @@ from typing import Literal, NamedTuple, cast
 import asyncpg
 
 from app.core.errors import StoreError
-from app.store.pool import Database, Row, Session, queries
+from app.store.pool import Database, Session
+from app.store.statements import Row, queries
 
 logger = logging.getLogger(__name__)
 
 Edition = Literal["plain", "timescale"]
 
+_GRANTED = 17
+"""The migration since which the application works as a role of its own."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _FILE = re.compile(
     r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<edition>plain|timescale))?\.sql"
@@ -120,7 +123,7 @@ async def migrate(database: Database) -> Edition:
     """
     edition = await _decide_edition(database)
     # on a new connection: TimescaleDB must be loaded when the session begins
-    async with database.patient_session() as session, session.transaction():
+    async with database.patient_session(as_owner=True) as session, session.transaction():
         await session.execute(queries()["migration_lock"])
         applied = {
             row["version"]: row for row in await session.fetch(queries()["applied_migrations"])
@@ -134,6 +137,9 @@ async def migrate(database: Database) -> Edition:
             )
         for step in steps:
             await _apply(session, step, applied.get(step.version), edition)
+        if any(_GRANTED <= step.version not in applied for step in steps):
+            await session.execute(queries()["grant_application"])
+    await database.renew_sessions()
     return edition
 
 
@@ -156,7 +162,7 @@ async def _decide_edition(database: Database) -> Edition:
 
     Replicas that start together decide one after the other, so that all find the same.
     """
-    async with database.patient_session() as session, session.transaction():
+    async with database.patient_session(as_owner=True) as session, session.transaction():
         await session.execute(queries()["migration_lock"])
         await session.execute(queries()["create_migrations"])
         for row in await session.fetch(queries()["applied_migrations"]):

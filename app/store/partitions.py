@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.pool import Database, PartitionMissing
+from app.store.pool import Database
+from app.store.postgres_errors import PartitionMissing
 
 Answer = TypeVar("Answer")
 Months = frozenset[int]

@@ -1,52 +1,42 @@
-"""The pool of connections, opened at first use; translates asyncpg's errors to the project's.
+"""The pool of connections, opened at first use.
 
-Statements are named in `sql/*.sql`: each follows `-- name: NAME` and a line with its purpose.
 Invariants: no statement is put together from text, values travel as parameters; a call takes at
 most the acquire timeout, the command timeout and the retry time; no error of asyncpg leaves this
-module.
+module, see `postgres_errors`.
 """
 
 import asyncio
-import logging
 import random
-import re
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 
+from app.core.circuit_breaker import CircuitBreaker
 from app.core.errors import StoreError, StoreUnavailable
+from app.core.tasks import end_tasks
+from app.store.caller import SERVICE, current_caller
+from app.store.database_observer import Observer, PoolSizes, Trace, untraced
+from app.store.postgres_errors import LOST, PartitionMissing, translated
+from app.store.statements import Row, queries
 
-logger = logging.getLogger(__name__)
-
-Row: TypeAlias = asyncpg.Record
 Session: TypeAlias = (
     "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 )
 
-_LOST = (
-    OSError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.ConnectionFailureError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-_AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-SQL_DIRECTORY = Path(__file__).parent / "sql"
-_STATEMENT = re.compile(r"^-- name: (\w+)\n-- .+\n((?:(?!-- name: ).*\n)+)", re.MULTILINE)
 PATIENT = 2
 """Most connections of a process beside its pool, for work without a time limit."""
 
+MAX_FAILURES = 6
+"""Consecutive failures that open the circuit of the database; a lone statement has as many tries
+within `retry_s`."""
+OPEN_S = 1.0
+"""How long it stays open; then one statement probes."""
+MOST_RETRIES = 100.0
+RETRY_SHARE = 0.1
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 
@@ -80,10 +70,6 @@ class PoolLimits:
     statement_cache_size: int = 100
 
 
-class PartitionMissing(StoreError):
-    """The month of a row has no partition yet, or no longer; does not leave the store."""
-
-
 class Database:
     """Connections to one database.
 
@@ -93,40 +79,68 @@ class Database:
         address: the DSN, or a function that returns it; it is called in a thread when a connection
             is first needed, and again while it raises StoreUnavailable.
         limits: connections and time limits.
+        trace: records each use of a connection, waiting for it included.
     """
 
-    def __init__(self, address: str | Callable[[], str], limits: PoolLimits | None = None) -> None:
+    def __init__(
+        self,
+        address: str | Callable[[], str],
+        limits: PoolLimits | None = None,
+        trace: Trace = untraced,
+    ) -> None:
+        self._trace = trace
         self._address = address
         self._limits = limits or PoolLimits()
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening: asyncio.Task[asyncpg.Pool[asyncpg.Record]] | None = None
         self._patient = asyncio.Semaphore(PATIENT)
+        self._breaker = CircuitBreaker(time.monotonic, MAX_FAILURES, OPEN_S)
+        self._retries = RetryBudget()
+        self.observer = Observer()
 
-    async def fetch(self, name: str, *arguments: object) -> list[Row]:
+    @property
+    def sizes(self) -> PoolSizes:
+        """Numbers of connections of the pool now."""
+        if self._pool is None:
+            return PoolSizes(0, 0, self._limits.max_size)
+        return PoolSizes(self._pool.get_size(), self._pool.get_idle_size(), self._limits.max_size)
+
+    async def fetch(self, name: str, *arguments: object, is_claimed: bool = False) -> list[Row]:
         """Run a repeatable statement; retry while the database is unavailable.
 
-        Pauses grow exponentially with jitter. (tenacity would cost each call 0.1 ms of CPU.)
+        Pauses grow exponentially with jitter. (tenacity would cost each call 0.1 ms of CPU.) A
+        statement that begins while the circuit is open fails at once, and retries of all
+        statements together are few, so that a database that is back is not flooded.
 
         Args:
             name: of the statement in `sql/*.sql`.
             arguments: parameters of the statement.
+            is_claimed: the statement sets itself whose rows it sees.
 
         Raises:
-            StoreUnavailable: the database stayed unavailable for `retry_s`.
+            StoreUnavailable: the database stayed unavailable for `retry_s`, or has been so.
             StoreError: the database refused the statement.
         """
         statement = queries()[name]
+        if self._breaker.is_open:
+            raise _circuit_open()
         give_up = time.monotonic() + self._limits.retry_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                async with self.session() as session:
-                    return await session.fetch(statement, *arguments)
+                async with self.session(name, is_claimed=is_claimed) as session:
+                    started = time.perf_counter()
+                    rows = await session.fetch(statement, *arguments)
+                    self.observer.answered(name, time.perf_counter() - started)
             except StoreUnavailable:
-                if time.monotonic() + pause_s > give_up:
+                if time.monotonic() + pause_s > give_up or not self._retries.take():
                     raise
+                self.observer.retried()
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                self._retries.note_success()
+                return rows
 
     async def once(self, name: str, *arguments: object) -> list[Row]:
         """Run a statement that must not be repeated.
@@ -135,39 +149,86 @@ class Database:
             StoreUnavailable: the database can't be reached; the statement may have taken effect.
             StoreError: the database refused the statement.
         """
-        async with self.session() as session:
-            return await session.fetch(queries()[name], *arguments)
+        async with self.session(name) as session:
+            started = time.perf_counter()
+            rows = await session.fetch(queries()[name], *arguments)
+            self.observer.answered(name, time.perf_counter() - started)
+            return rows
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """Lend a connection of the pool.
+    async def session(
+        self, name: str = "transaction", *, is_claimed: bool = False
+    ) -> AsyncIterator[Session]:
+        """Lend a connection of the pool, unless claimed for the caller of this task.
+
+        Args:
+            name: of what it is used for, such as the one statement.
+            is_claimed: the statement sets itself whose rows it sees.
 
         Raises:
-            StoreUnavailable: no connection is free in time, or the connection was lost.
+            StoreUnavailable: no connection is free in time, the connection was lost, or the circuit
+                is open.
             StoreError: the database refused a statement.
         """
-        with _translated():
-            pool = await self._opened()
-            session = await pool.acquire(timeout=self._limits.acquire_timeout_s)
-            try:
-                yield session
-            except _LOST:
-                # the other connections are most likely lost too
-                await pool.expire_connections()
-                raise
-            finally:
-                await pool.release(session, timeout=self._limits.acquire_timeout_s)
+        call = self._breaker.begin()
+        if call is None:
+            raise _circuit_open()
+        answered: bool | None = True
+        try:
+            with self._trace(name), self._observed(), translated():
+                started = time.perf_counter()
+                pool = await self._opened()
+                session = await pool.acquire(timeout=self._limits.acquire_timeout_s)
+                self.observer.acquired(time.perf_counter() - started)
+                try:
+                    async with self._for_caller(session, is_claimed=is_claimed):
+                        yield session
+                except LOST:
+                    # the other connections are most likely lost too
+                    await pool.expire_connections()
+                    raise
+                finally:
+                    await pool.release(session, timeout=self._limits.acquire_timeout_s)
+        except asyncio.CancelledError:
+            answered = None
+            raise
+        except StoreUnavailable as error:
+            # without a cause the database is still being opened, or was closed
+            is_lost = isinstance(error.__cause__, (*LOST, TimeoutError))
+            answered = None if error.__cause__ is None else not is_lost
+            raise
+        finally:
+            self._breaker.end(call, answered=answered)
 
     @asynccontextmanager
-    async def patient_session(self) -> AsyncIterator[Session]:
+    async def _for_caller(
+        self, session: Session, *, is_claimed: bool = False
+    ) -> AsyncIterator[None]:
+        """Let a session see what the caller may; behind pgbouncer no setting of a session stays."""
+        caller, pooled = current_caller(), self._limits.statement_cache_size == 0
+        if (is_claimed or caller == SERVICE) and not pooled:
+            yield
+            return
+        async with session.transaction():
+            if pooled:
+                await session.fetch(queries()["begin_session"], True)  # noqa: FBT003
+            await session.fetch(queries()["act_for"], caller.setting, caller.actor)
+            yield
+
+    @asynccontextmanager
+    async def patient_session(self, *, as_owner: bool = False) -> AsyncIterator[Session]:
         """Lend one of `PATIENT` connections without a time limit, for migrations and rebuilds.
 
+        Args:
+            as_owner: keep the rights of the login, which migrations need.
+
         Raises:
             StoreUnavailable: no connection is free in time, or the connection was lost.
             StoreError: the database refused a statement.
         """
-        with _translated():
-            await asyncio.wait_for(self._patient.acquire(), self._limits.acquire_timeout_s)
+        with self._observed(), translated():
+            async with asyncio.timeout(self._limits.acquire_timeout_s):
+                await self._patient.acquire()
             try:
                 session = await asyncpg.connect(
                     await self._dsn(),
@@ -176,23 +237,51 @@ class Database:
                     statement_cache_size=self._limits.statement_cache_size,
                 )
                 try:
-                    yield session
+                    if as_owner:
+                        yield session
+                    else:
+                        await self._begin(session)
+                        async with self._for_caller(session):
+                            yield session
                 finally:
                     await session.close(timeout=self._limits.acquire_timeout_s)
             finally:
                 self._patient.release()
 
+    async def renew_sessions(self) -> None:
+        """Begin each session anew, since the schema has changed what it may do."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
+
+    async def _begin(self, session: Session) -> None:
+        if self._limits.statement_cache_size:
+            await session.fetch(queries()["begin_session"], False)  # noqa: FBT003
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Tell the observer of failures; a missing partition is none, it is made."""
+        try:
+            yield
+        except PartitionMissing:
+            raise
+        except StoreUnavailable:
+            self.observer.failed("unavailable")
+            raise
+        except StoreError:
+            self.observer.failed("refused")
+            raise
+
     async def close(self) -> None:
         """Close the pool; the next call opens it again."""
         opening, self._opening = self._opening, None
         if opening is not None:
-            opening.cancel()
-            await asyncio.wait({opening})
+            await end_tasks({opening})
         pool, self._pool = self._pool, None
         if pool is not None:
-            with _translated():
+            with translated():
                 try:
-                    await asyncio.wait_for(pool.close(), self._limits.acquire_timeout_s)
+                    async with asyncio.timeout(self._limits.acquire_timeout_s):
+                        await pool.close()
                 except TimeoutError:
                     pool.terminate()
 
@@ -220,13 +309,13 @@ class Database:
             await self._dsn(),
             # no connection at first: a replica can start while the database is down
             min_size=0,
+            init=self._begin,
             reset=_no_reset,
             max_size=self._limits.max_size,
             command_timeout=self._limits.command_timeout_s,
             statement_cache_size=self._limits.statement_cache_size,
             # unlimited: otherwise every statement is prepared and planned again after five minutes
             max_cached_statement_lifetime=0,
-            # a SET in `init=` would be undone when the connection is released
             server_settings=_SESSION
             | {"statement_timeout": str(round(self._limits.statement_timeout_s * 1000))},
         )
@@ -240,118 +329,36 @@ class Database:
         )
 
 
+class RetryBudget:
+    """Counts the retries that are left: each success earns a part of one.
+
+    After the retry budgets of Google, "Site Reliability Engineering" (2016), chapter 22.
+    """
+
+    def __init__(self) -> None:
+        self._left = MOST_RETRIES
+
+    def note_success(self) -> None:
+        """Earn a part of a retry."""
+        self._left = min(MOST_RETRIES, self._left + RETRY_SHARE)
+
+    def take(self) -> bool:
+        """Take a retry; return whether one was left."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+def _circuit_open() -> StoreUnavailable:
+    return StoreUnavailable(
+        "expected the database to answer, found its circuit open after repeated failures: try "
+        "again in a few seconds"
+    )
+
+
 async def _no_reset(_: object) -> None:
     """Skip the reset of a released connection.
 
     No statement changes its session, and asyncpg rolls back open transactions.
     """
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Translate asyncpg's errors.
-
-    PostgreSQL's own text goes to the log only: messages reach callers of the HTTP interface.
-    """
-    try:
-        yield
-    except asyncpg.DataError as error:
-        logger.warning("values refused", extra={"reason": str(error)})
-        raise StoreError(
-            "expected values that the database can hold, found others "
-            f"({type(error).__name__}): correct them"
-        ) from error
-    except asyncpg.exceptions.ClientConfigurationError as error:
-        raise StoreError(
-            "expected a DSN as postgresql://user:password@host/database, found another: correct it"
-        ) from error
-    except TimeoutError as error:
-        raise StoreUnavailable(
-            "expected the database to answer in time, found that it did not: try again, or check "
-            "its load"
-        ) from error
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
-        logger.debug("schema incomplete", extra={"reason": str(error)})
-        raise StoreUnavailable(
-            f"expected the schema of this version, found {error.sqlstate}: the store is being "
-            "prepared, try again in a few seconds"
-        ) from error
-    except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, *_AGAIN) as error:
-        logger.debug("statement cancelled", extra={"reason": str(error)})
-        raise StoreUnavailable(
-            f"expected the statement to complete, found {error.sqlstate} "
-            f"({type(error).__name__}): try again"
-        ) from error
-    except asyncpg.TooManyConnectionsError as error:
-        logger.debug("connection refused", extra={"reason": str(error)})
-        raise StoreUnavailable(
-            "expected a free connection, found all that the server allows in use: lower "
-            "HYDRAULIC_POOL_SIZE, run fewer replicas, raise the server's max_connections, or put "
-            "pgbouncer before it"
-        ) from error
-    except _LOST as error:
-        logger.debug("database lost", extra={"reason": str(error)})
-        raise StoreUnavailable(
-            f"expected to reach the database, found {_cause(error)}: it may be starting; try "
-            "again, or correct HYDRAULIC_DSN"
-        ) from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise StoreError(
-            "expected the database that the DSN names, found none of that name on the server: "
-            "create it with createdb, or correct HYDRAULIC_DSN"
-        ) from error
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise StoreError(
-            "expected a user and a password that the database accepts, found others: correct "
-            "HYDRAULIC_DSN"
-        ) from error
-    except asyncpg.CheckViolationError as error:
-        if "no partition of relation" in str(error):
-            raise PartitionMissing(
-                "expected a partition for the month of each row, found none: make it"
-            ) from error
-        logger.warning("rows refused", extra={"reason": str(error)})
-        raise StoreError(
-            f"expected rows that the schema allows, found {error.sqlstate}: correct them"
-        ) from error
-    except asyncpg.PostgresError as error:
-        logger.warning(
-            "statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate}
-        )
-        raise StoreError(
-            f"expected the database to accept the statement, found {error.sqlstate} "
-            f"({type(error).__name__}): read the log"
-        ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """Return why a connection failed, in words."""
-    if isinstance(error, socket.gaierror):
-        return "no host of that name"
-    if isinstance(error, ConnectionRefusedError):
-        return "no server at that host and port"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "the connection lost"
-
-
-@cache
-def queries() -> Mapping[str, str]:
-    """Return all statements by name."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(SQL_DIRECTORY.glob("*.sql"))]
-    return {name: text.strip() for name, text in _STATEMENT.findall("\n".join([*texts, ""]))}
-
-
-def first_value(rows: list[Row]) -> Any:
-    """Return the first column of the first row; None when there is no row."""
-    return rows[0][0] if rows else None
-
-
-def columns_of(rows: Iterable[Iterable[object]], width: int = 0) -> list[list[object]]:
-    """Transpose rows into the array parameters of a statement.
-
-    Args:
-        rows: of equal width.
-        width: number of columns when there are no rows.
-    """
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from app.core.errors import ReadingError, UnknownEquipment
 from app.schemas.readings import ReadingAction, ReadingChange
 from app.store.partitions import Repository, months_of
-from app.store.pool import queries
+from app.store.statements import queries
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)

@@ -6,24 +6,35 @@ from functools import partial
 from pathlib import Path
 
 from app.core.settings import Settings
+from app.store.audit import AuditRepository
 from app.store.baselines import BaselineRepository
+from app.store.check import StoreCheck
+from app.store.check_server import Check
+from app.store.database_observer import Observer, PoolSizes, Trace, untraced
 from app.store.diagnoses import DiagnosisRepository, ShadowAnswerRepository
 from app.store.embedded.server import ensure_embedded
 from app.store.equipment import EquipmentRepository
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
+from app.store.health import HealthRepository
 from app.store.history import HealthHistoryRepository
 from app.store.keys import KeyRepository
 from app.store.labels import LabelRepository
+from app.store.limits import LimitRepository
 from app.store.maintenance import MaintenanceRepository
 from app.store.migrate import DatabaseFacts, Edition, facts_of, migrate
-from app.store.pool import Database, PoolLimits, first_value
+from app.store.monitoring import MonitoringRepository
+from app.store.offboarding import OffboardingRepository
+from app.store.pool import Database, PoolLimits
 from app.store.readings import ReadingRepository
 from app.store.releases import ReleaseRepository
+from app.store.statements import first_value
+from app.store.tenants import TenantRepository
 from app.store.windows import WindowRepository
 
 
 class Store(
+    OffboardingRepository,
     EquipmentRepository,
     ReadingRepository,
     WindowRepository,
@@ -31,10 +42,15 @@ class Store(
     MaintenanceRepository,
     BaselineRepository,
     HealthHistoryRepository,
+    HealthRepository,
     DiagnosisRepository,
     ShadowAnswerRepository,
     KeyRepository,
+    TenantRepository,
+    AuditRepository,
     ReleaseRepository,
+    LimitRepository,
+    MonitoringRepository,
 ):
     """All repositories of one database; used by one event loop.
 
@@ -44,10 +60,16 @@ class Store(
         address: the DSN, or a function that returns it, called in a thread when a connection is
             first needed (it may block and raise).
         limits: connections and time limits.
+        trace: records each use of a connection by the name of its statement.
     """
 
-    def __init__(self, address: str | Callable[[], str], limits: PoolLimits | None = None) -> None:
-        super().__init__(Database(address, limits))
+    def __init__(
+        self,
+        address: str | Callable[[], str],
+        limits: PoolLimits | None = None,
+        trace: Trace = untraced,
+    ) -> None:
+        super().__init__(Database(address, limits, trace))
 
     async def migrate(self) -> Edition:
         """Bring the database to the schema of this version; see `migrate.migrate`."""
@@ -57,9 +79,22 @@ class Store(
         """Return what the database is, without a change to it; see `migrate.facts_of`."""
         return await facts_of(self._database)
 
+    async def check(self) -> list[Check]:
+        """Run the statements of the application in a schema that is rolled back."""
+        return await StoreCheck(self._database).run()
+
     async def ping(self) -> None:
         """Send one statement to the database."""
         await self._database.once("ping")
+
+    @property
+    def sizes(self) -> PoolSizes:
+        """Numbers of connections of the pool now."""
+        return self._database.sizes
+
+    def observe(self, observer: Observer) -> None:
+        """Have an observer receive what the database does."""
+        self._database.observer = observer
 
     async def close(self) -> None:
         """Close the pool."""
@@ -95,7 +130,9 @@ def embedded_directory(settings: Settings) -> Path:
     return settings.var_dir / "postgres"
 
 
-def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
+def open_store(
+    settings: Settings, limits: PoolLimits | None = None, trace: Trace = untraced
+) -> Store:
     """Return the store of the settings: of the DSN when it is set, else on the local server.
 
     Opening does nothing yet; the local server starts at the first call.
@@ -104,10 +141,11 @@ def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
         settings: `dsn`, or `var_dir` of the local server; `pool_size` and `statement_cache_size`
             apply when no limits are given.
         limits: connections and time limits.
+        trace: records each use of a connection by the name of its statement.
     """
     limits = limits or PoolLimits(
         max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size
     )
     if settings.dsn is not None:
-        return Store(settings.dsn.get_secret_value(), limits)
-    return Store(partial(ensure_embedded, embedded_directory(settings)), limits)
+        return Store(settings.dsn.get_secret_value(), limits, trace)
+    return Store(partial(ensure_embedded, embedded_directory(settings)), limits, trace)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from app.core.errors import UnknownEquipment, WindowError
 from app.schemas.equipment import Equipment
+from app.store.caller import current_caller
 from app.store.partitions import Repository
-from app.store.pool import columns_of
+from app.store.statements import columns_of
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 _HEAD_WORDS = 5
@@ -81,7 +82,9 @@ class WindowRepository(Repository):
         Returns:
             The windows in the same order; one of an unregistered equipment has no bins.
         """
-        rows = await self._database.fetch("read_windows", *columns_of(windows, 3))
+        rows = await self._database.fetch(
+            "read_windows", current_caller().setting, *columns_of(windows, 3), is_claimed=True
+        )
         return [
             StoredWindow(
                 *window,

@@ -19,6 +19,7 @@ from app.core.settings import Settings
 from app.store.embedded.server import ensure_embedded, release_embedded
 from tests.bench import (
     fleet,
+    overload,
     profile,
     releases,
     rig_transfer,
@@ -48,6 +49,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "memory": service.memory,
     "scale": service.scale,
     "observability": service.observability,
+    "overload": overload.measure,
     "shadow": shadow.measure,
     "stream": stream.measure,
     "store_read": store_read.measure_read,

@@ -74,8 +74,8 @@ class Bench:
 class Measurement:
     """One load on one system in one round; times in ms.
 
-    `cpu_ms` is CPU time of the system per answered request, and `cpu_ms_of` the same by process
-    name.
+    `refused` counts refusals that say when to try again. `cpu_ms` is CPU time of the system per
+    answered request, and `cpu_ms_of` the same by process name.
     """
 
     system: str
@@ -96,6 +96,8 @@ class Measurement:
     batch_sizes: dict[int, int]
     mean_batch: float | None
     repeats: int
+    refused: int = 0
+    refused_p95: float = 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -207,6 +209,8 @@ class LoadClient:
             late_ms=result["late_ms"],
             batch_sizes=dict(sorted(sizes.items())),
             mean_batch=mean_batch,
+            refused=len(result["refused_ms"]),
+            refused_p95=percentile(result["refused_ms"], 0.95) if result["refused_ms"] else 0.0,
             repeats=0
             if repeat
             else max(0, min(result["sent"], first + result["sent"] - len(self._pairs))),

@@ -126,7 +126,7 @@ def run(
 
 async def stored_diagnoses(dsn: str) -> int:
     """Count the stored diagnoses."""
-    session = await asyncpg.connect(dsn)
+    session = await asyncpg.connect(dsn, server_settings={"hydraulic.tenant": "*"})
     try:
         count: int = await session.fetchval("select count(*) from diagnoses")
         return count

@@ -68,7 +68,8 @@ class Result:
 
     Args:
         latencies_ms: of the valid responses.
-        errors: number by kind.
+        errors: number by kind, of refusals by status.
+        refused_ms: latencies of refusals that say when to try again.
         sent: requests sent.
         in_time: valid responses before the end of sending.
         throughput: of `in_time`, a second.
@@ -78,6 +79,7 @@ class Result:
 
     latencies_ms: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    refused_ms: list[float] = field(default_factory=list)
     sent: int = 0
     in_time: int = 0
     throughput: float = 0.0
@@ -99,6 +101,8 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._expected: bytes | None = None
         self.due = 0.0
+        self.says_when = False
+        """Whether the last response has Retry-After."""
 
     @property
     def expected(self) -> bytes:
@@ -147,6 +151,7 @@ class Connection(asyncio.Protocol):
             return
         if b"connection: close" in head and self._transport is not None:
             self._transport.close()
+        self.says_when = b"\r\nretry-after:" in head
         self._finish(int(head[9:12]), body)
 
     def _finish(self, status: int, body: bytes) -> None:
@@ -282,6 +287,8 @@ class LoadGenerator:
             result.errors["connection lost"] += 1
         elif status != 200:
             result.errors[str(status)] += 1
+            if connection.says_when:
+                result.refused_ms.append(1000.0 * (now - connection.due))
         elif not _is_valid(
             body, connection.expected, fully=len(result.latencies_ms) % FULLY_READ == 0
         ):

@@ -40,6 +40,7 @@ def summary(found: Found) -> str:
         "memory": _memory,
         "scale": _scale,
         "observability": _observability,
+        "overload": _overload,
         "profile": _profile,
         "shadow": _shadow,
         "stream": _stream,
@@ -274,6 +275,22 @@ def _observability(section: Found) -> list[str]:
             f"{section['traced_cpu_ratio']:.3f}; {section['spans']} spans received."
         ),
     ]
+
+
+def _overload(section: Found) -> list[str]:
+    names = ("load", "requests a second", "answered", "p95 ms", "refused", "their p95 ms")
+    rows = [
+        f"| {' | '.join((*names, 'other errors', 'MB'))} |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in section["rows"]:
+        other = sum(row["errors"].values()) - row["refused"]
+        rows.append(
+            f"| {row['name']} | {row['sent'] / row['seconds']:.0f} | {row['throughput']:.0f}/s "
+            f"| {row['p95']:.1f} | {row['refused']} | {row['refused_p95']:.1f} | {other} "
+            f"| {row['pss_mb']:.0f} |"
+        )
+    return ["## Overload and a noisy key", section["text"], "\n".join(rows)]
 
 
 def _profile(section: Found) -> list[str]:

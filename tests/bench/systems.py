@@ -6,7 +6,6 @@ A system is stopped by the ids of its own processes, and has ended before the ne
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import psutil
 import yaml
 
 from tests.bench.peers.common import ROUTE
+from tests.scrape import samples
 from tests.system import PROJECT_DIR, free_port, own_ports, processes_of
 
 START_TIMEOUT_S = 180.0
@@ -164,7 +164,13 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    name: str, dsn: str, directory: Path, peers_python: Path, **variables: str
+    name: str,
+    dsn: str,
+    directory: Path,
+    peers_python: Path,
+    *,
+    user_config: Mapping[str, object] | None = None,
+    **variables: str,
 ) -> Iterator[Running]:
     """Start a system on a database, wait until it is ready, and stop it afterwards.
 
@@ -173,11 +179,12 @@ def running(
         dsn: of the database.
         directory: a new one, for the system's files.
         peers_python: interpreter of the peers' environment.
+        user_config: of the service's ingress, in place of the shipped keys; peers ignore it.
         variables: added to the service's environment; peers ignore them.
     """
     own = name in (OURS, PLAIN, TRACED)
     system = (
-        _start_ours(name, dsn, directory, variables)
+        _start_ours(name, dsn, directory, variables, user_config or {})
         if own
         else _start_peer(name, dsn, directory, peers_python)
     )
@@ -207,7 +214,13 @@ def _start_peer(name: str, dsn: str, directory: Path, peers_python: Path) -> Run
     )
 
 
-def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, str]) -> Running:
+def _start_ours(
+    name: str,
+    dsn: str,
+    directory: Path,
+    variables: Mapping[str, str],
+    user_config: Mapping[str, object],
+) -> Running:
     port, key = free_port(), secrets.token_urlsafe(32)
     directory.mkdir(parents=True)
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
@@ -215,6 +228,7 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     config["applications"] = [
         item for item in config["applications"] if item["name"] != "live-demo"
     ]
+    config["applications"][0]["deployments"][0]["user_config"] |= user_config
     if name == PLAIN:
         config["applications"][0]["import_path"] = "tests.bench.variants:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
@@ -287,18 +301,10 @@ def _stop(system: Running) -> None:
     system.process.wait()
 
 
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
-
-
 def metrics_of(system: Running) -> dict[str, float]:
-    """Return the service's Prometheus samples by name and labels."""
+    """Return the service's Prometheus samples by name and labels, over all replicas."""
     status, body = system.get("/metrics")
-    if status != 200:
-        return {}
-    return {
-        name + (f"{{{labels}}}" if labels else ""): float(value)
-        for name, labels, value in _SAMPLE.findall(body.decode())
-    }
+    return samples(body.decode()) if status == 200 else {}
 
 
 def request_diagnosis(system: Running, body: dict[str, str]) -> bytes:

@@ -1,7 +1,7 @@
 """The section `verdict`: how often and how soon the verdict on two versions is right.
 
 `python -m tests.bench.verdict` runs it alone. The diagnoses are those of shipped and damaged
-checkpoints on the rig's cycles. The worse version is version 1 with noise on its weights. Equal
+checkpoints on the rig's cycles. The worse version is version 2 with noise on its weights. Equal
 versions are the same two with their diagnoses exchanged at random, per window or per stay of the
 machine in one condition. Each trial has its own order and reads the verdict after every 50
 diagnoses.
@@ -45,11 +45,11 @@ def run_trials() -> dict[str, object]:
             the worse version worse, after how many diagnoses, and how many called equal versions
             different.
     """
-    shipped = diagnose_cycles(load(SHIPPED / "1"))
+    shipped = diagnose_cycles(load(SHIPPED / "2"))
     found: dict[str, object] = {}
     for noise in NOISES:
         pairs = pairs_of(
-            shipped, diagnose_cycles(load(SHIPPED / "1"), predictor=damaged("1", noise))
+            shipped, diagnose_cycles(load(SHIPPED / "2"), predictor=damaged("2", noise))
         )
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}

@@ -19,9 +19,8 @@ CONFIG = """global
 defaults
     mode http
     timeout connect 1s
-    timeout client 5s
+    timeout client 500ms
     timeout server 5s
-    timeout http-request 300ms
     errorfile 502 {page}
     errorfile 503 {page}
     errorfile 504 {page}
@@ -64,20 +63,40 @@ def port(tmp_path: Path) -> Iterator[int]:
         process.terminate()
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/models", 503), ("/nothing", 404)])
-def test_page_is_a_problem_with_a_trace_id(port: int, path: str, status: int):
+@pytest.mark.parametrize("path", ["/v1/models", "/nothing"])
+def test_page_is_a_problem_with_a_trace_id(port: int, path: str):
     first, second = (httpx.get(f"http://127.0.0.1:{port}{path}") for _ in range(2))
     assert first.headers["content-type"] == "application/problem+json"
     problem = first.json()
-    assert (first.status_code, problem["status"]) == (status, status)
+    assert (first.status_code, problem["status"]) == (503, 503)
     assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
     assert first.headers["x-trace-id"] == problem["trace_id"] != second.json()["trace_id"]
-    assert first.headers.get("retry-after") == ("5" if status == 503 else None)
+    assert first.headers["retry-after"] == "5"
+
+
+def sent(port: int, text: bytes) -> bytes:
+    """Send an unfinished request, and return the answer once the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as opened:
+        opened.sendall(text)
+        return b"".join(iter(lambda: opened.recv(4096), b""))
+
+
+def test_unfinished_body_is_answered_with_a_problem(port: int):
+    answer = sent(port, b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{")
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 408")), answer
+    assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize("text", [b"", b"GET /v1/models HTTP/1.1\r\nhost: a\r\n"])
+def test_connection_whose_headers_do_not_arrive_is_closed(port: int, text: bytes):
+    began = time.monotonic()
+    sent(port, text)
+    assert time.monotonic() - began < 30
 
 
 def test_lines_that_are_replaced_are_in_serves_template():
     made = with_pages(HAPROXY_CONFIG_TEMPLATE)
-    assert made.count("http-error status") == 3
+    assert made.count("http-error status") == 5
     assert "errorfile 50" not in made
     (found,) = re.findall(r"^backend default_backend\n.*$", made, re.MULTILINE)
     assert "application/problem+json" in found

@@ -11,6 +11,7 @@ from ray.serve._private import constants
 from app.serving.http import serve_errors
 from app.serving.observability import tracing
 from cluster.ray_settings import COLLECTOR, TRACING, apply, read_settings
+from tests.ecs.schema import parse
 
 
 def test_settings_are_applied_unless_the_caller_has_set_them():
@@ -48,3 +49,29 @@ def test_every_python_of_the_environment_has_the_settings():
         [sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "token"]
+
+
+def test_files_of_serve_have_the_projects_format(tmp_path: Path):
+    """In a process of its own: the format is chosen when Serve's logging is imported."""
+    program = f"""
+import cluster.ray_settings
+cluster.ray_settings.apply()
+import logging
+from ray.serve._private import controller, logging_utils, proxy, replica
+from ray.serve.schema import LoggingConfig
+for module in (controller, proxy, replica):
+    assert module.configure_component_logger is logging_utils.configure_component_logger
+logging_utils.configure_component_logger(
+    component_name="controller",
+    component_id="7",
+    logging_config=LoggingConfig(logs_dir={str(tmp_path)!r}),
+    max_bytes=1000000,
+    backup_count=1,
+)
+logging.getLogger("ray.serve").warning("started")
+logging.shutdown()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    (file,) = tmp_path.glob("*.log")
+    line = parse(file.read_text())
+    assert (line["message"], line["hydraulic.component_name"]) == ("started", "controller")

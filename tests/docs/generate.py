@@ -16,12 +16,21 @@ import yaml
 
 from tests.bench.report import summary
 from tests.bench.rig_report import rig_tables
+from tests.docs.metrics import reference_page
 from tests.system import PROJECT_DIR
+from train.evaluation.baselines import EXTRA_TREES
+from train.evaluation.health_baselines import AS_NEW, HEALTH_TREES
+from train.evaluation.record import DEEP, THIS, WIDE
 
 ARCHITECTURE = PROJECT_DIR / "docs/explanation/architecture.md"
 BENCHMARKS = PROJECT_DIR / "docs/reference/benchmarks.md"
+ALERTS = PROJECT_DIR / "cluster/monitoring/alerts.yaml"
+MONITOR = PROJECT_DIR / "docs/how-to/monitor.md"
+METRICS = PROJECT_DIR / "docs/reference/metrics.md"
 SIMULATION = PROJECT_DIR / "docs/explanation/simulation.md"
+RESILIENCE = PROJECT_DIR / "docs/reference/resilience.md"
 MEASURED = PROJECT_DIR / "docs/reference/measured"
+BENCHMARK = "20*.json"
 RIG = "*-rig.json"
 """Runs of the simulated rig, whose tables are on a page of their own."""
 ACCURACY = {"app/weights/1": "version 1", "app/weights/2": "version 2"}
@@ -93,9 +102,8 @@ def applications() -> str:
 def accuracy() -> Iterator[str]:
     """Yield the accuracy tables of the shipped versions, from their `metrics.json`."""
     for directory, title in ACCURACY.items():
-        evaluation = json.loads((PROJECT_DIR / directory / "metrics.json").read_text())[
-            "evaluation"
-        ]
+        metrics = json.loads((PROJECT_DIR / directory / "metrics.json").read_text())
+        evaluation = metrics["evaluation"]
         scorecards: Mapping[str, Any] = evaluation.get("scorecards") or evaluation["contenders"]
         graded = list(next(iter(scorecards.values()))["grades"])
         yield f"### {title}: macro-F1, mean of the folds ({evaluation['split']})"
@@ -107,6 +115,37 @@ def accuracy() -> Iterator[str]:
                 if card["grades"]
             ],
         )
+        if metrics["fleet"]:
+            yield f"### {title}: held-out machines of each design"
+            yield from _by_design(metrics["fleet"]["designs"])
+
+
+def _by_design(designs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the errors of health and of remaining life of designs that wear."""
+    for figure, unit, models in (
+        (
+            "health_mae",
+            "Mean absolute error of health",
+            (THIS, WIDE, DEEP, HEALTH_TREES, AS_NEW),
+        ),
+        (
+            "rul_rmse_h",
+            "RMSE of remaining life in hours, of the turbofan in cycles",
+            (THIS, WIDE, DEEP, EXTRA_TREES),
+        ),
+    ):
+        rows = []
+        for design, found in designs.items():
+            if not any(found.get(name, {}).get("rul_rmse_h") for name in models):
+                continue
+            numbers = [found.get(name, {}).get(figure) for name in models]
+            shown = [
+                "-" if each is None else f"{each:.4f}" if figure == "health_mae" else f"{each:.1f}"
+                for each in numbers
+            ]
+            rows.append([design, *shown])
+        yield f"{unit}:"
+        yield _table(["design", *models], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -116,10 +155,105 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def measured() -> Iterator[str]:
     """Yield the tables of every run of the benchmark in `docs/reference/measured`, newest first."""
-    for path in sorted(set(MEASURED.glob("*.json")) - set(MEASURED.glob(RIG)), reverse=True):
+    for path in sorted(set(MEASURED.glob(BENCHMARK)) - set(MEASURED.glob(RIG)), reverse=True):
         text = summary(json.loads(path.read_text())).removeprefix("# Measured\n\n")
         text = re.sub(r"^## ", "#### ", text, flags=re.MULTILINE).strip()
         yield f"### Run {path.stem}\n\n" + "\n".join(map(_wrapped, text.splitlines()))
+
+
+def faults(name: str) -> str:
+    """Return the table of faults that a file of measurements has, if it is there."""
+    if not (MEASURED / name).exists():
+        return "No run is recorded here."
+    found = json.loads((MEASURED / name).read_text())
+    head = ["fault", "what happened", "error window s", "recovery s", "failed", "acknowledged"]
+    rows = []
+    for each in found["faults"]:
+        recovery = "never" if each["recovery_s"] is None else f"{each['recovery_s']:.1f}"
+        lost = "not readable" if each["lost"] < 0 else str(each["lost"])
+        rows.append(
+            [
+                each["fault"],
+                each["evidence"],
+                f"{each['error_window_s']:.1f}",
+                recovery,
+                f"{each['failed']} of {each['requests']}",
+                str(each["acknowledged"]),
+                lost,
+                f"{each['load_average']:.0f}",
+                "; ".join(each["findings"]) or "yes",
+            ]
+        )
+    return _table([*head, "lost", "load", "held, or what was not"], rows)
+
+
+def soak() -> str:
+    """Return the tables of the last long run, if one is recorded."""
+    if not (MEASURED / "soak.json").exists():
+        return "No long run is recorded here."
+    found = json.loads((MEASURED / "soak.json").read_text())
+    said = (
+        f"{found['minutes']:g} minutes with a fault every {found['period_s']:g} s: "
+        f"{found['failed']} of {found['requests']} requests failed, {found['failed_outside']} of "
+        f"{found['outside']} outside the faults and their recovery; of {found['acknowledged']} "
+        f"acknowledged readings {found['lost']} were lost. At most {found['database_sessions']} "
+        f"sessions of the database; load average {found['load_average']:g} at the end."
+    )
+    head = ["process", "lives", "MB", "MB/h", "files", "files/h", "connections", "connections/h"]
+    rows = [
+        [
+            str(each[name])
+            for name in (
+                "process",
+                "lives",
+                "rss_mb",
+                "rss_mb_per_h",
+                "files",
+                "files_per_h",
+                "connections",
+                "connections_per_h",
+            )
+        ]
+        for each in found["processes"]
+    ]
+    return f"{_wrapped(said)}\n\n{_table(head, rows)}"
+
+
+def store() -> str:
+    """Return the tables of hourly health and of restored backups, of the editions measured."""
+    if not (MEASURED / "store.json").exists():
+        return "No run is recorded here."
+    found = json.loads((MEASURED / "store.json").read_text())
+    health, restored = [], []
+    for edition, each in found.items():
+        part, kept = each["health"], each["restore"]
+        health.append(
+            [
+                f"{edition}, PostgreSQL {part['server'].split()[0]}"
+                + (f", TimescaleDB {part['timescaledb']}" if part["timescaledb"] else ""),
+                f"{part['machines']:,}",
+                str(part["days"]),
+                f"{part['diagnoses']:,}",
+                *(
+                    f"{part[name]:,.0f}" if part[name] >= 10 else f"{part[name]:.1f}"
+                    for name in ("fleet_ms", "raw_fleet_ms")
+                ),
+                f"{part['raw_fleet_ms'] / part['fleet_ms']:,.0f}",
+                *(f"{part[name]:,.0f}" for name in ("machine_ms", "raw_machine_ms")),
+                str(part["load_before"][0]),
+            ]
+        )
+        restored.append(
+            [
+                edition,
+                *(f"{kept[name]:,}" for name in ("machines", "readings", "rows", "file_mb")),
+                *(f"{kept[name]:.1f}" for name in ("backup_s", "restore_s")),
+            ]
+        )
+    head = ["edition", "machines", "days", "diagnoses", "fleet ms", "raw ms", "ratio"]
+    of_machine = ["one machine ms", "raw ms", "load"]
+    sizes = ["edition", "machines", "readings", "rows", "file MB", "backup s", "restore s"]
+    return f"{_table([*head, *of_machine], health)}\n\n{_table(sizes, restored)}"
 
 
 def simulated_rig() -> str:
@@ -139,6 +273,26 @@ def _wrapped(line: str) -> str:
     )
 
 
+def alerts() -> str:
+    """Return the table of the alerts with links to their runbooks."""
+    rows = [
+        [
+            f"[{rule['alert']}](runbooks/{rule['alert']}.md)",
+            rule["labels"]["severity"],
+            rule.get("for", "-"),
+            re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", rule["annotations"]["summary"]),
+        ]
+        for group in yaml.safe_load(ALERTS.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    return _table(["alert", "severity", "for", "what"], rows)
+
+
+def _wrapped_page(text: str) -> str:
+    return "\n".join(map(_wrapped, text.split("\n")))
+
+
 def replaced(text: str, part: str, content: str) -> str:
     """Return a document with the content between the two marks of a part replaced."""
     begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
@@ -156,8 +310,20 @@ def documents() -> dict[Path, str]:
         architecture = replaced(architecture, part, content)
     benchmarks = replaced(BENCHMARKS.read_text(), "accuracy", "\n\n".join(accuracy()))
     benchmarks = replaced(benchmarks, "runs", "\n\n".join(measured()).strip())
+    benchmarks = replaced(benchmarks, "store", store())
     simulation = replaced(SIMULATION.read_text(), "rig", simulated_rig())
-    return {ARCHITECTURE: architecture, BENCHMARKS: benchmarks, SIMULATION: simulation}
+    resilience = RESILIENCE.read_text()
+    parts = {"chaos": faults("chaos.json"), "nodes": faults("nodes.json"), "soak": soak()}
+    for part, content in parts.items():
+        resilience = replaced(resilience, part, content)
+    return {
+        ARCHITECTURE: architecture,
+        BENCHMARKS: benchmarks,
+        METRICS: _wrapped_page(reference_page()),
+        MONITOR: replaced(MONITOR.read_text(), "alerts", alerts()),
+        SIMULATION: simulation,
+        RESILIENCE: resilience,
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Every name in the documents exists: commands, paths, links, routes, variables, metrics.
 
 Nothing is started here; `test_end_to_end.py` runs the README's calls against a real service. Names
-are
-read out of the documents, so a name that is added later is checked, too.
+are read out of the documents, so a name that is added later is checked, too.
 """
 
 import argparse
 import importlib
 import json
+import os
 import re
 import shlex
 import tomllib
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -35,10 +35,10 @@ from app.schemas.readings import InlineReadings, Reading, ReadingList
 from app.schemas.releases import PromoteOrder, ShadowOrder, TrafficOrder
 from app.schemas.trainings import TrainingRequest
 from app.serving.http.app import build_api
-from app.serving.observability.metrics import Metrics
 from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
 from tests.docs import generate
+from tests.docs.metrics import families
 from tests.system import PROJECT_DIR
 from train.config import KINDS, NO_MESSAGES, TrainConfig
 from train.jobs.label_command import COLUMNS
@@ -55,9 +55,46 @@ PAGES = {
 }
 ALL = "\n".join(PAGES.values())
 SOURCES = ("app", "train", "cluster", "tests")
+CORPUS = PROJECT_DIR / "tests/corpus"
+"""Inputs of the parsers' tests, some of which are no YAML."""
+RUNBOOKS = "docs/how-to/runbooks"
 SHIPPED = "app/weights/1"
 """What training writes is named without a directory."""
 MAX_README_LINES = 130
+WRITTEN = ("var/", "train_FD", "test_FD", "cluster/secrets", "cluster/import", "cluster/.env")
+"""Beginnings of paths that a command of the documents or their reader writes."""
+FOREIGN_OPTIONS = {
+    "buildah": {"--format"},
+    "curl": {"--data-binary"},
+    "datamodel-codegen": {"--output", "--url", "--use-annotated"},
+    "docker": {
+        "--build",
+        "--build-arg",
+        "--detach",
+        "--file",
+        "--profile",
+        "--quiet",
+        "--rm",
+        "--secret",
+        "--tag",
+        "--target",
+        "--wait",
+    },
+    "du": {"--max-depth"},
+    "helm": {"--create-namespace", "--namespace", "--set"},
+    # test_kubernetes_guide.py asks kubectl itself
+    "key=$(kubectl": {"--decode", "--output"},
+    "kubectl": {
+        "--current", "--dry-run", "--duration", "--follow", "--for", "--force-conflicts", "--from",
+        "--from-file", "--from-literal", "--ignore-not-found", "--namespace", "--output", "--patch",
+        "--server-side", "--timeout", "--type", "--watch", "--all", "--decode", "--minify", "--raw",
+    },
+    "openapi-python-client": {"--meta", "--output-path", "--path", "--url"},
+    "pg_basebackup": {"--checkpoint", "--dbname", "--pgdata"},
+    "prometheus": {"--config.file", "--web.listen-address"},
+    "py-spy": {"--pid"},
+}  # fmt: skip
+"""Options of other projects' programs, which a line may name that begins with the program."""
 
 
 def shells(text: str) -> Iterator[str]:
@@ -152,7 +189,7 @@ def test_command_accepts_its_documented_arguments(command: str):
 @pytest.mark.parametrize("page", PAGES)
 def test_options_belong_to_a_command_of_their_page(page: str):
     text = PAGES[page]
-    known = {"--help", "--data-binary"}  # the latter is curl's
+    known = {"--help"}
     for words in commands(text):
         if words[0] == "hydraulic":
             known |= set(options_of(words))
@@ -161,10 +198,12 @@ def test_options_belong_to_a_command_of_their_page(page: str):
     if "tests.bench" in text or "make bench" in text:
         parser = importlib.import_module("tests.bench.__main__")._parser()
         known |= set(parser._option_string_actions)
-    others = ("openapi-python-client ", "datamodel-codegen ")
-    lines = [line for line in shells(text) if not line.startswith(others)]
-    named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *lines)))
-    assert missing(named, known) == [], f"options on {page} that no command has"
+    for line in (*codes(text), *shells(text)):
+        named = re.findall(r"(?<![\w-])--[a-z][a-z-]*(?:\.[a-z-]+)*", line)
+        foreign = FOREIGN_OPTIONS.get(line.partition(" ")[0], set())
+        assert missing(named, known | foreign) == [], (
+            f"options on {page} that no command has: {line}"
+        )
 
 
 def test_release_commands_are_documented_with_their_arguments():
@@ -217,7 +256,7 @@ def test_paths_are_there():
         for word in words
         if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)*/?", word)
         and ("/" in word or word.endswith((".py", ".yaml", ".json", ".md", ".html", ".sql")))
-        and not word.startswith(("var/", "train_FD", "test_FD"))
+        and not word.startswith(WRITTEN)
         and (PROJECT_DIR / word.partition("/")[0]).exists()
     }
     assert len(named) > 15
@@ -268,7 +307,7 @@ def test_migrations_are_there():
 @pytest.fixture
 async def interface() -> dict[str, Any]:
     """Paths of the OpenAPI document, with the pages beside it; the service is not started."""
-    transport = httpx.ASGITransport(build_api(Mock()))
+    transport = httpx.ASGITransport(build_api(MagicMock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         paths: dict[str, Any] = (
             (await client.get("/openapi.json")).raise_for_status().json()["paths"]
@@ -343,7 +382,8 @@ def test_variables_are_those_that_are_read():
 def test_metrics_are_counted():
     named = re.findall(r"`(hydraulic_\w+)`", ALL)
     assert named
-    known = re.findall(r"^# TYPE (\w+)", Metrics().exposition().decode(), re.MULTILINE)
+    known = [family.name for family in families()]
+    known += [f"hydraulic_{name}" for name in Settings.model_fields]  # files of secrets
     assert missing(named, known) == [], "metrics that nothing counts"
 
 
@@ -369,7 +409,7 @@ def test_sample_answer_is_a_part_of_an_answer():
 def test_snippets_are_parts_of_bodies():
     bodies = (
         DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, PromoteOrder, ShadowOrder,
-        TrainingRequest, ComponentDiagnosis, ReadingList,
+        TrainingRequest, Diagnosis, ComponentDiagnosis, ReadingList,
     )  # fmt: skip
     snippets = [
         code.replace("[...]", "[]").replace(", ...", "")
@@ -404,7 +444,7 @@ def keys_of(value: object) -> Iterator[str]:
 def words_of(path: Path) -> frozenset[str]:
     text = path.read_text(encoding="utf-8")
     return frozenset(
-        keys_of(yaml.safe_load(text)) if path.suffix == ".yaml" else re.findall(r"\w+", text)
+        keys_of([*yaml.safe_load_all(text)]) if path.suffix == ".yaml" else re.findall(r"\w+", text)
     )
 
 
@@ -419,16 +459,18 @@ def test_names_that_a_file_is_said_to_have_are_in_it():
 
 
 def test_names_of_two_words_are_somewhere_in_the_project():
-    files = [PROJECT_DIR / "Makefile", PROJECT_DIR / "serve_config.yaml"]
+    files = [PROJECT_DIR / name for name in ("Makefile", "serve_config.yaml", "cluster/Dockerfile")]
     for source in SOURCES:
         files += [
             path
             for path in (PROJECT_DIR / source).rglob("*")
-            if path.suffix in {".py", ".sql", ".yaml"}
+            if path.suffix in {".py", ".sql", ".yaml"} and CORPUS not in path.parents
         ]
     known = frozenset().union(
         *(words_of(path) for path in files if not path.name.startswith("test_"))
     )
+    # variables are in values of the compose file, not in its keys
+    known |= set(re.findall(r"\w+", (PROJECT_DIR / "cluster/compose.yaml").read_text()))
     named = [
         name
         for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", ALL)
@@ -445,9 +487,17 @@ def test_links_lead_to_files():
             assert found.exists(), f"{page} links to {target}, which does not exist"
 
 
-def test_every_page_is_linked_from_the_front_page():
-    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
-    assert missing(PAGES.keys() - {"README.md"}, linked) == [], "pages without a link in README.md"
+def test_every_page_is_linked_from_the_index_and_that_from_the_front_page():
+    index = "docs/README.md"
+    assert f"]({index})" in README
+    targets = re.findall(r"\]\(([^)#:]+)\)", PAGES[index])
+    linked = {os.path.normpath(f"docs/{target}") for target in targets}
+    pages = PAGES.keys() - {"README.md", index}
+    runbooks = {page for page in pages if page.startswith(f"{RUNBOOKS}/")}
+    assert missing(pages - runbooks, linked) == [], f"pages without a link in {index}"
+    monitor = PAGES["docs/how-to/monitor.md"]
+    listed = {f"{RUNBOOKS}/{name}" for name in re.findall(r"\]\(runbooks/(\w+\.md)\)", monitor)}
+    assert listed == runbooks
 
 
 def test_front_page_is_short():

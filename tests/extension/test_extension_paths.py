@@ -18,7 +18,7 @@ CHECKS = {"pyproject.toml"}
 ENDPOINT = """
 import asyncio
 from datetime import UTC, datetime
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import AsyncMock, MagicMock, Mock
 import httpx
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
@@ -36,6 +36,7 @@ async def ask():
     service = Mock(
         registry=Mock(summaries=AsyncMock(return_value=registered)),
         authenticator=Authenticator(AsyncMock(return_value=None), "secret"),
+        metrics=MagicMock(),
     )
     transport = httpx.ASGITransport(build_api(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -1,12 +1,10 @@
 """Fits survive the death of a node and the kill of the whole job, with the same result."""
 
 import contextlib
-import gc
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +54,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     yield started
     ray.shutdown()
     started.shutdown()
-    with warnings.catch_warnings():
-        # Ray's Cluster leaves the sockets open by which it looked for free ports
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(

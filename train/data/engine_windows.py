@@ -6,10 +6,10 @@ ends at each cycle; bins before an engine's first cycle are missing.
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 
+from app.core.shared_storage import StoragePath
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
@@ -26,7 +26,7 @@ from train.data.windows import Windows, write_windows
 
 
 def engine_windows(
-    directory: Path,
+    directory: StoragePath,
     topology: Equipment,
     engines: Sequence[Engine],
     remaining: Sequence[float],

@@ -161,7 +161,7 @@ async def _windows_of(
         equipment,
         labels,
         machine=machine,
-        rul_cap_h=config.rul_cap_h,
+        rul_cap_h=config.cap_h(equipment.design),
         stride_s=config.stride_s,
         history=None
         if bins is None

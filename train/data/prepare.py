@@ -1,7 +1,7 @@
 """Prepare labelled windows: copy them from the store to Parquet shards with Ray Data, once.
 
 A task reads the windows of one shard through `app.store` and writes the shard; it receives
-positions, not values. On a cluster all nodes must share the directory and reach the database.
+positions, not values. On a cluster all nodes reach the place of the shards and the database.
 Invariant: the values of a window are those of the grid, bit for bit, in the order of
 `Equipment.sensors`; the directory's name is a digest of everything that values and labels depend
 on.
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
+from app.core.shared_storage import StoragePath
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.store.store import open_store
@@ -60,14 +60,15 @@ class _Span(NamedTuple):
 
 
 @contextmanager
-def prepare(settings: Settings, config: TrainConfig) -> Iterator[Fleet]:
-    """Write the labelled windows of a training to shards under `var/training`, or reuse them.
+def prepare(settings: Settings, training: StoragePath, config: TrainConfig) -> Iterator[Fleet]:
+    """Write the labelled windows of a training to shards, or reuse them.
 
     During the block they are locked against `train.jobs.prune`. Each design has a directory of its
     own, so a training with a further design prepares the windows of that design only.
 
     Args:
-        settings: database and `var` directory.
+        settings: the database.
+        training: directory of trainings, which all nodes reach.
         config: names the machines by `equipment` (ids, or a pattern with `*`) or `design`, and
             gives interval, stride, cap, warm-up and baselines.
 
@@ -83,12 +84,12 @@ def prepare(settings: Settings, config: TrainConfig) -> Iterator[Fleet]:
     with ExitStack() as stack:
         opened = []
         for found in designs:
-            directory = settings.var_dir / "training" / found.digest[:16]
+            directory = training / found.digest[:16]
             opened.append(made_once(stack, directory, partial(_make, settings, config, found)))
         yield with_baselines(Fleet(tuple(opened)), config.machine_baseline_h)
 
 
-def _make(settings: Settings, config: TrainConfig, found: Found, directory: Path) -> None:
+def _make(settings: Settings, config: TrainConfig, found: Found, directory: StoragePath) -> None:
     with ray_session(1):
         _write(settings, found, directory)
     head = Head(
@@ -100,7 +101,7 @@ def _make(settings: Settings, config: TrainConfig, found: Found, directory: Path
     finish(directory, head)
 
 
-def _write(settings: Settings, found: Found, directory: Path) -> None:
+def _write(settings: Settings, found: Found, directory: StoragePath) -> None:
     """Write all shards with Ray Data tasks."""
     size = max(LEAST, min(windows_of_a_shard(found.equipment), -(-len(found.labels) // TASKS)))
     places = [
@@ -131,7 +132,7 @@ def _write_rows(
     rows: Mapping[str, NDArray[Any]],
     settings: Settings,
     found: "ray.ObjectRef[Found]",
-    directory: Path,
+    directory: StoragePath,
 ) -> dict[str, NDArray[Any]]:
     """Write the shards of the rows; return an error as text, since Ray retries raised errors."""
     planned: Found = ray.get(found)

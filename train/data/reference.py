@@ -67,7 +67,7 @@ def fit_fleet_spec(fleet: Fleet, chosen: Chosen, config: TrainConfig) -> Feature
     ]
     by_design = {
         name: {design: each for spec in specs for design, each in getattr(spec, name).items()}
-        for name in ("references", "grades", "healthy", "types")
+        for name in ("references", "grades", "healthy", "types", "life_scales")
     }
     return specs[0].model_copy(update=by_design)
 
@@ -97,6 +97,7 @@ def _fitted(batches: Iterable[_Batch], equipment: Equipment, config: TrainConfig
             f"expected at least one window of '{equipment.design}' to fit references to, found none"
         )
     design, moments = equipment.design, _moments(every, equipment)
+    scale = config.cap_h(design) / config.rul_cap_h
     own = moments if baselines is None else _of_baselines(moments, _moments(baselines, equipment))
     return FeatureSpec(
         statistics=config.statistics,
@@ -129,6 +130,7 @@ def _fitted(batches: Iterable[_Batch], equipment: Equipment, config: TrainConfig
         spread_floor=config.spread_floor,
         healthy={design: {name: each.mean for name, each in _moments(healthy, equipment).items()}},
         types={design: {each.component_id: each.type for each in equipment.components}},
+        life_scales={} if scale == 1.0 else {design: scale},
     )
 
 

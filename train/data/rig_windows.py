@@ -4,11 +4,11 @@ Invariant: windows and labels equal those prepared after an import of the same c
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from app.core.errors import ReadingError
+from app.core.shared_storage import StoragePath
 from app.demo.machine import DEFAULT_START
 from app.demo.rig.importer import CYCLE_US, block_labels
 from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
@@ -22,7 +22,7 @@ BLOCK = 64
 """Cycles that are read at once."""
 
 
-def rig_windows(directory: Path, equipment: Equipment, files: RigFiles) -> Windows:
+def rig_windows(directory: StoragePath, equipment: Equipment, files: RigFiles) -> Windows:
     """Write a window for each cycle to a new directory.
 
     Args:

@@ -6,14 +6,14 @@ written, bit for bit, NaN where missing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from app.core.shared_storage import StoragePath, write_whole
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.data.labels import Integers, WindowLabels
@@ -28,13 +28,13 @@ _LABELS = ("machine", "start_us", "grade", "health", "rate", "rul", "stable")
 
 
 def write_shard(
-    directory: Path,
+    directory: StoragePath,
     number: int,
     equipment: Equipment,
     first: int,
     labels: WindowLabels,
     values_BSN: Floats,
-) -> Path:
+) -> None:
     """Write one shard of consecutive windows.
 
     Args:
@@ -64,18 +64,16 @@ def write_shard(
         "rul": _fixed(labels.rul_WV),
         "stable": pa.array(labels.stable_W),
     }
-    path = directory / f"windows-{number:06d}.parquet"
-    partial = path.with_suffix(".partial")
+    written = pa.BufferOutputStream()
     pq.write_table(
         pa.table(columns),
-        partial,
+        written,
         row_group_size=max(1, GROUP_BYTES // window_bytes(equipment)),
         compression="zstd",
         use_dictionary=False,
         write_statistics=["position"],
     )
-    partial.replace(path)
-    return path
+    write_whole(directory / f"windows-{number:06d}.parquet", memoryview(written.getvalue()))
 
 
 def windows_of_a_shard(equipment: Equipment) -> int:
@@ -89,7 +87,7 @@ def window_bytes(equipment: Equipment) -> int:
 
 
 def read_chosen(
-    directory: Path, equipment: Equipment, rising_W: Integers
+    directory: StoragePath, equipment: Equipment, rising_W: Integers
 ) -> Iterator[tuple[Integers, Floats]]:
     """Read windows, one row group at a time.
 
@@ -101,19 +99,23 @@ def read_chosen(
     Yields:
         Positions [B] and values [B, S, N] of consecutive windows.
     """
-    for path, group in groups_of(directory, rising_W):
-        groups = {"path": np.array([str(path)]), "group": np.array([group])}
-        found = read_groups(groups, rising_W, equipment)
+    for name, group in groups_of(directory, rising_W):
+        groups = {"shard": np.array([name]), "group": np.array([group])}
+        found = read_groups(groups, directory, rising_W, equipment)
         yield found["position"], found["values"]
 
 
 def read_groups(
-    groups: Mapping[str, NDArray[Any]], rising_W: Integers, equipment: Equipment
+    groups: Mapping[str, NDArray[Any]],
+    directory: StoragePath,
+    rising_W: Integers,
+    equipment: Equipment,
 ) -> dict[str, NDArray[Any]]:
     """Read the chosen windows of row groups.
 
     Args:
-        groups: columns `path` and `group`; at least one row.
+        groups: columns `shard`, a file's name, and `group`; at least one row.
+        directory: of the shards.
         rising_W: positions of the windows, each once.
         equipment: topology shared by the machines.
 
@@ -122,8 +124,8 @@ def read_groups(
     """
     S, N = len(equipment.sensors), equipment.bins
     parts = []
-    for path, group in zip(groups["path"].tolist(), groups["group"].tolist(), strict=True):
-        with pq.ParquetFile(path) as file:
+    for name, group in zip(groups["shard"].tolist(), groups["group"].tolist(), strict=True):
+        with (directory / name).open("rb") as opened, pq.ParquetFile(opened) as file:
             table = file.read_row_group(group, columns=["position", "values"])
         position_R = table.column("position").to_numpy()
         values_RSN = _column(table, "values", S * N).reshape(-1, S, N)
@@ -136,28 +138,28 @@ def read_groups(
     return {name: np.concatenate([part[name] for part in parts]) for name in ("position", "values")}
 
 
-def groups_of(directory: Path, rising_W: Integers) -> Iterator[tuple[Path, int]]:
+def groups_of(directory: StoragePath, rising_W: Integers) -> Iterator[tuple[str, int]]:
     """Yield shard and number of each row group that contains any of the windows, in order."""
     first = 0
     for path in shards(directory):
         if first > rising_W.max(initial=-1):
             return
-        about = pq.read_metadata(path)
+        about = metadata(path)
         for group in range(about.num_row_groups):
             rows = about.row_group(group).num_rows
             if np.searchsorted(rising_W, first) < np.searchsorted(rising_W, first + rows):
-                yield path, group
+                yield path.name, group
             first += rows
 
 
-def read_labels(directory: Path, components: int) -> WindowLabels:
+def read_labels(directory: StoragePath, components: int) -> WindowLabels:
     """Read the labels of all shards, at least one.
 
     Args:
         directory: of the shards.
         components: V.
     """
-    tables = [pq.read_table(path, columns=list(_LABELS)) for path in shards(directory)]
+    tables = [_labels(path) for path in shards(directory)]
     columns: Mapping[str, NDArray[Any]] = {
         name: np.concatenate([_column(table, name, components) for table in tables])
         for name in _LABELS
@@ -173,9 +175,15 @@ def read_labels(directory: Path, components: int) -> WindowLabels:
     )
 
 
-def shards(directory: Path) -> list[Path]:
+def shards(directory: StoragePath) -> list[StoragePath]:
     """Return the shards of a directory in the order of their windows."""
-    return sorted(directory.glob("windows-*.parquet"))
+    return sorted(cast("Iterable[StoragePath]", directory.glob("windows-*.parquet")), key=_name)
+
+
+def metadata(shard: StoragePath) -> pq.FileMetaData:
+    """Return what Parquet says of a shard."""
+    with shard.open("rb") as file:
+        return pq.read_metadata(file)
 
 
 def blocks_of(values: Iterable[Floats], equipment: Equipment) -> Iterator[Floats]:
@@ -191,6 +199,15 @@ def blocks_of(values: Iterable[Floats], equipment: Equipment) -> Iterator[Floats
                 pending = [joined[size:]] if len(joined) > size else []
     if pending:
         yield np.concatenate(pending)
+
+
+def _name(place: StoragePath) -> str:
+    return place.name
+
+
+def _labels(shard: StoragePath) -> pa.Table:
+    with shard.open("rb") as file:
+        return pq.read_table(file, columns=list(_LABELS))
 
 
 def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from app.core.shared_storage import StoragePath
 from app.demo.machine import DEFAULT_START
 from app.demo.simulation.files import VERSION
 from app.demo.simulation.history import (
@@ -80,7 +80,7 @@ class SimulatedMachines(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def simulated_windows(directory: Path, order: SimulatedMachines) -> Windows:
+def simulated_windows(directory: StoragePath, order: SimulatedMachines) -> Windows:
     """Write the windows of simulated machines to a new directory.
 
     Args:

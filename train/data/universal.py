@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from app.core.settings import Settings
+from app.core.shared_storage import StoragePath
 from app.demo.cmapss.files import read_engines
 from app.demo.cmapss.importer import engine_topology
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
@@ -79,7 +80,7 @@ def universal_fleet(
         for design, (digest, make) in makers.items():
             say(f"making the windows of {design}, unless an earlier training did")
             directory = settings.var_dir / "training" / digest[:16]
-            designs.append(_capped(made_once(stack, directory, make), config.rul_cap_h))
+            designs.append(_capped(made_once(stack, directory, make), config.cap_h(design)))
         yield with_baselines(Fleet(tuple(designs)), config.machine_baseline_h)
 
 
@@ -89,7 +90,7 @@ def _capped(windows: Windows, cap_h: float) -> Windows:
     return replace(windows, labels=replace(windows.labels, rul_WV=capped_WV))
 
 
-_Maker = tuple[str, Callable[[Path], Windows]]
+_Maker = tuple[str, Callable[[StoragePath], Windows]]
 """The digest of everything that the windows of a design depend on, and what writes them."""
 
 
@@ -118,7 +119,7 @@ def _makers(data: UniversalData, config: TrainConfig) -> dict[str, _Maker]:
         names = [f"engine-{engine.unit}" for engine in engines]
         found[topology.design] = (
             _digest(
-                f"engines 1 {config.rul_cap_h}",
+                f"engines 1 {config.cap_h(topology.design)}",
                 data.cmapss.read_bytes(),
                 topology.model_dump_json().encode(),
             ),
@@ -128,7 +129,7 @@ def _makers(data: UniversalData, config: TrainConfig) -> dict[str, _Maker]:
                 engines=engines,
                 remaining=[0.0] * len(engines),
                 component_id=ENGINE_COMPONENT,
-                cap_h=config.rul_cap_h,
+                cap_h=config.cap_h(topology.design),
                 names=names,
             ),
         )

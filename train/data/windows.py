@@ -9,14 +9,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from app.core.errors import InputError
+from app.core.shared_storage import StoragePath, make_directory, write_whole
 from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
@@ -24,6 +23,7 @@ from train.data.labels import Booleans, Integers, WindowLabels, configurations, 
 from train.data.shards import (
     blocks_of,
     groups_of,
+    metadata,
     read_chosen,
     read_groups,
     read_labels,
@@ -74,7 +74,7 @@ class Windows:
         baseline_W: true in the baseline of a machine.
     """
 
-    directory: Path
+    directory: StoragePath
     equipment: Equipment
     machines: tuple[str, ...]
     labels: WindowLabels
@@ -154,18 +154,19 @@ class Windows:
         rising_W = np.unique(np.asarray(chosen_W, np.int64))
         # one task per row group: the memory of a worker does not depend on the size of a shard
         groups = [
-            {"path": str(path), "group": group}
-            for path, group in groups_of(self.directory, rising_W)
+            {"shard": name, "group": group} for name, group in groups_of(self.directory, rising_W)
         ]
-        nothing = [{"path": str(shards(self.directory)[0]), "group": 0}]
-        read = partial(read_groups, rising_W=rising_W, equipment=self.equipment)
+        nothing = [{"shard": shards(self.directory)[0].name, "group": 0}]
+        read = partial(
+            read_groups, directory=self.directory, rising_W=rising_W, equipment=self.equipment
+        )
         return ray.data.from_items(
             groups or nothing, override_num_blocks=max(1, len(groups))
         ).map_batches(read, batch_size=1, batch_format="numpy", num_cpus=min(1.0, free_cpus() / 2))
 
 
 def write_windows(
-    directory: Path,
+    directory: StoragePath,
     equipment: Equipment,
     machines: Sequence[str],
     labels: WindowLabels,
@@ -185,7 +186,7 @@ def write_windows(
     Raises:
         ValueError: windows, sensors or bins do not match labels and topology.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     first = 0
     for number, block in enumerate(blocks_of(values, equipment)):
         rows = np.arange(first, min(first + len(block), len(labels)))
@@ -199,15 +200,13 @@ def write_windows(
     )
 
 
-def finish(directory: Path, head: Head) -> Windows:
+def finish(directory: StoragePath, head: Head) -> Windows:
     """Mark the shards of a directory as finished, and open them."""
-    partial = directory / BEGUN
-    partial.write_text(head.model_dump_json(), encoding="utf-8")
-    partial.replace(directory / HEAD)
+    write_whole(directory / HEAD, head.model_dump_json().encode())
     return open_windows(directory)
 
 
-def open_windows(directory: Path) -> Windows:
+def open_windows(directory: StoragePath) -> Windows:
     """Open the windows of a directory.
 
     Args:
@@ -225,7 +224,7 @@ def open_windows(directory: Path) -> Windows:
             "directory",
         ) from error
     paths = shards(directory)
-    found = sum(pq.read_metadata(path).num_rows for path in paths)
+    found = sum(metadata(path).num_rows for path in paths)
     if not paths or found != head.windows:
         raise InputError(
             f"expected {head.windows} windows in '{directory}', found {found}: delete it and "

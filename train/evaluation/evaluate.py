@@ -63,6 +63,7 @@ def evaluate_parts(
     with_baselines: bool = True,
     seen: bool = False,
     elsewhere: Residuals = Residuals(),  # noqa: B008
+    temperatures: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Evaluate the fits of a split on their holdouts, or a checkpoint on windows it may have seen.
 
@@ -83,6 +84,7 @@ def evaluate_parts(
         with_baselines: whether baselines are fitted to `train_W` of the parts.
         seen: whether scored windows may have been in the training of what is scored.
         elsewhere: residuals of the other designs of the training, see `held_out_residuals`.
+        temperatures: by component id, those of the training's own split; None to fit them.
 
     Raises:
         ValueError: no part holds out a window.
@@ -92,22 +94,22 @@ def evaluate_parts(
     equipment = windows.equipment
     masking = config.masking if given is None else given.masking
     rows = gather(windows, parts, masking, given, cap_h)
-    temperatures = fit_temperatures(rows)
-    answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
+    used = fit_temperatures(rows, temperatures)
+    answers = answers_of(rows.predictions, rows.fold_R, rows, used)
     found: dict[str, Scorecard] = {THIS: scorecard(rows, answers)}
     if rows.predictions.has_skip:
-        found[WIDE] = _scored(rows, rows.predictions.wide_alone())
-        found[DEEP] = _scored(rows, rows.predictions.deep_alone())
+        found[WIDE] = _scored(rows, rows.predictions.wide_alone(), temperatures)
+        found[DEEP] = _scored(rows, rows.predictions.deep_alone(), temperatures)
     if without_messages is not None:
         plain = gather(windows, without_messages, masking, cap_h=cap_h)
-        found[NO_MESSAGES] = _scored(plain, plain.predictions.deep_alone())
+        found[NO_MESSAGES] = _scored(plain, plain.predictions.deep_alone(), temperatures)
     has_baselines = with_baselines and all(len(part.train_W) for part in parts)
     if has_baselines:
         of_baselines = baselines(windows, parts, config.statistics, config.seed)
         of_baselines |= health_baselines(windows, parts, config.statistics, config.seed)
         found |= {name: scorecard(rows, each) for name, each in of_baselines.items()}
-    bands, uncertainty, calibration = calibrate(rows, temperatures, answers, elsewhere)
-    abstention, calibration = abstentions(rows, temperatures, calibration)
+    bands, uncertainty, calibration = calibrate(rows, used, answers, elsewhere)
+    abstention, calibration = abstentions(rows, used, calibration)
     return Evaluation(
         equipment_id=equipment.equipment_id,
         design=equipment.design,
@@ -131,7 +133,7 @@ def evaluate_parts(
         uncertainty=uncertainty,
         answered=_answered(rows, answers),
         abstention=abstention,
-        robustness=_robustness(rows, temperatures),
+        robustness=_robustness(rows, used),
         attention=_attention(equipment, parts),
         learning={name: tuple(points) for name, points in (learning or {}).items()},
         trajectories=trajectories(rows, bands),
@@ -141,10 +143,14 @@ def evaluate_parts(
     )
 
 
-def _scored(rows: Rows, predictions: Predictions) -> Scorecard:
-    """Score other predictions of the held-out windows, with temperatures of their own."""
+def _scored(
+    rows: Rows, predictions: Predictions, temperatures: Mapping[str, float] | None
+) -> Scorecard:
+    """Score other predictions of the held-out windows, with temperatures of their own if None."""
     own = replace(rows, predictions=predictions, given=None)
-    return scorecard(own, answers_of(predictions, own.fold_R, own, fit_temperatures(own)))
+    return scorecard(
+        own, answers_of(predictions, own.fold_R, own, fit_temperatures(own, temperatures))
+    )
 
 
 def held_out_residuals(
@@ -157,7 +163,7 @@ def held_out_residuals(
         parts: of one split.
         config: of the training.
     """
-    rows = gather(windows, parts, config.masking, cap_h=config.rul_cap_h)
+    rows = gather(windows, parts, config.masking, cap_h=config.cap_h(windows.equipment.design))
     temperatures = fit_temperatures(rows)
     answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
     return Residuals.of(rows, answers)

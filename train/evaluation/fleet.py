@@ -52,6 +52,7 @@ def evaluate_fleet(
     *,
     split: str | None = None,
     learning: Mapping[str, Sequence[LearningPoint]] | None = None,
+    temperatures: Mapping[str, Mapping[str, float]] | None = None,
 ) -> FleetEvaluation:
     """Evaluate each design that has held-out windows; see `evaluate_parts`.
 
@@ -64,6 +65,7 @@ def evaluate_fleet(
         config: of the training.
         split: name of the split; None for that of the settings.
         learning: epochs of each fit by its name; shown with the first design.
+        temperatures: by design and component id, of the training's own split; None to fit them.
 
     Raises:
         ValueError: no design has held-out windows.
@@ -83,7 +85,7 @@ def evaluate_fleet(
         design = windows.equipment.design
         elsewhere = Residuals.joined([*residuals[:number], *residuals[number + 1 :]])
         if not held_out[number]:
-            components[design] = pooled_calibration(windows, elsewhere, config.rul_cap_h)
+            components[design] = pooled_calibration(windows, elsewhere, config.cap_h(design))
             continue
         parts, without = _holding(found.parts), found.without_messages
         evaluation = evaluate_parts(
@@ -93,8 +95,9 @@ def evaluate_fleet(
             split=split or choose_split(windows, config)[0].split,
             without_messages=None if without is None else _holding(without),
             learning=None if evaluations else learning,
-            cap_h=config.rul_cap_h,
+            cap_h=config.cap_h(design),
             elsewhere=elsewhere,
+            temperatures=None if temperatures is None else temperatures.get(design, {}),
         )
         if not any(len(part.train_W) for part in parts):
             evaluation = evaluation.model_copy(update={"notes": (UNSEEN, *evaluation.notes)})

@@ -95,6 +95,12 @@ class Predictions:
             **{name: np.where(np.isnan(own), both, own) for name, (own, both) in pairs.items()},
         )
 
+    def scaled(self, life_scale: float) -> Self:
+        """Return the predictions of a design with a scale, see `FeatureSpec.life_scales`."""
+        lives = ("rul_WV", "deep_rul_WV", "wide_rul_WV", "rul_spread_WV")
+        of_lives = {name: life_scale * getattr(self, name) for name in lives}
+        return replace(self, rate_WV=self.rate_WV / life_scale, **of_lives)
+
     def only(self, chosen_W: Integers | NDArray[np.bool_]) -> Self:
         """Return the predictions for some of the windows."""
         return type(self)(*(getattr(self, field.name)[chosen_W] for field in fields(self)))
@@ -160,7 +166,9 @@ def predict_each(
         for parts, disturb in zip(found, disturbs, strict=True):
             shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
             parts.append(predict_bins(model, shown_NSB, own, topology))
-    return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in found]
+    scale = spec.life_scales.get(windows.equipment.design, 1.0)
+    order_W = place_W.reshape(-1).astype(np.int64)
+    return [join(parts).scaled(scale).only(order_W) for parts in found]
 
 
 def predict_bins(

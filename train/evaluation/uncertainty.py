@@ -169,19 +169,23 @@ class Temperatures(NamedTuple):
     shipped_V: Doubles
 
 
-def fit_temperatures(rows: Rows) -> Temperatures:
+def fit_temperatures(rows: Rows, shipped: Mapping[str, float] | None = None) -> Temperatures:
     """Fit the temperatures with the least log loss (Guo et al., 2017), for each fold on the others.
 
     Those of a checkpoint are taken as they are; components without known grades have 1.
 
     Args:
         rows: held-out windows.
+        shipped: by component id, taken as they are. Where conditions are held out as a whole, one
+            that fails would give the others a temperature that no service has: above 2 or so the
+            middle grades are never the most probable.
     """
     folds, V = int(rows.fold_R.max(initial=0)) + 1, len(rows.equipment.components)
     of_fold_FV, shipped_V = np.ones((folds, V)), np.ones(V)
     for v, component in enumerate(rows.equipment.components):
-        if rows.given is not None:
-            shipped_V[v] = rows.given.temperatures.get(component.component_id, 1.0)
+        taken = shipped if rows.given is None else rows.given.temperatures
+        if taken is not None:
+            shipped_V[v] = taken.get(component.component_id, 1.0)
             of_fold_FV[:, v] = shipped_V[v]
             continue
         known_R = rows.known_grades(v)

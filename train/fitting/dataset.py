@@ -172,18 +172,21 @@ def plan_tensors(
     return TensorPlan(features or plan_features(equipment, spec), graph, circuits, device)
 
 
-def tabulate_targets(labels: WindowLabels, config: ModelConfig, device: torch.device) -> Targets:
+def tabulate_targets(
+    labels: WindowLabels, config: ModelConfig, device: torch.device, life_scale: float = 1.0
+) -> Targets:
     """Return labels in the network's units, [W, V]; -1 or NaN where there is none.
 
     Args:
         labels: of W windows.
         config: of the network; has the units.
         device: of the targets.
+        life_scale: of the design, see `FeatureSpec.life_scales`.
     """
     columns: tuple[np.ndarray, ...] = (
         labels.grade_WV,
         labels.health_WV.astype(np.float32),
-        (labels.rate_WV / config.rate_unit).astype(np.float32),
-        (labels.rul_WV / config.rul_unit_h).astype(np.float32),
+        (labels.rate_WV * life_scale / config.rate_unit).astype(np.float32),
+        (labels.rul_WV / (life_scale * config.rul_unit_h)).astype(np.float32),
     )
     return Targets(*(torch.from_numpy(column.copy()).to(device) for column in columns))

@@ -204,7 +204,12 @@ def prepare_learner(
                 tuple((n, each) for n, each in enumerate(start.circuits) if each.design == number),
             ),
             windows.labels.machine_W,
-            tabulate_targets(windows.labels, start.network, device),
+            tabulate_targets(
+                windows.labels,
+                start.network,
+                device,
+                start.spec.life_scales.get(windows.equipment.design, 1.0),
+            ),
             config,
             start.directions[number],
             share / config.batch,

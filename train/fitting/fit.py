@@ -6,11 +6,9 @@ fit is not run again.
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -26,6 +24,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from app.core.errors import CheckpointError
+from app.core.shared_storage import StoragePath, arrow_filesystem, make_directory, write_whole
 from app.features.spec import FeatureSpec
 from app.model.config import CircuitSize, ModelConfig
 from app.model.trained import TrainedModel
@@ -42,17 +41,15 @@ from train.data.session import (
 from train.data.windows import Windows
 from train.fitting.batches import plan_batches
 from train.fitting.loop import TRAIN, VALIDATION_SCORE, LoopInput, memory_bytes, train_loop
-from train.fitting.progress import EpochRecord, Progress, following
+from train.fitting.notes import following, open_queue
+from train.fitting.progress import EpochRecord, Progress
 from train.fitting.start import network, ood_steps, start_of
-from train.fitting.state import Saved, best_state, newest_state, read_state
+from train.fitting.state import Saved, best_of, newest_of, states
 from train.fitting.wide_and_deep import fold
 from train.linear.ood_detector import fit_ood_detector
 
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
-NOTES = "notes.ndjson"
-RESUMED = "resumed"
-"""Directory of the state of a killed run."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of checkpoints, which it does not write atomically."""
 RESIZE_S = 30.0
@@ -90,7 +87,7 @@ def run_fit(
     validation: Chosen,
     config: TrainConfig,
     name: str,
-    storage: Path,
+    storage: StoragePath,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit one network on Ray Train's workers.
@@ -100,14 +97,14 @@ def run_fit(
     `train.data.session.ray_session`.
 
     Args:
-        fleet: windows of each design; every worker must see their directories.
+        fleet: windows of each design; every worker must reach their directories.
         train: positions of the training windows, also for references and whitening; a
             design without any is left out.
         validation: positions of the validation windows, see `TrainConfig.validation_windows`; may
             be empty.
         config: of the training.
         name: of the fit; in its directory, special characters become dashes.
-        storage: directory that all nodes see, for the directories of fits.
+        storage: directory that all nodes reach, for the directories of fits.
         progress: shows the progress; None for a new one.
 
     Returns:
@@ -125,7 +122,7 @@ def run_fit(
     )
     counts = [*map(len, train)]
     plan_batches(counts, config)
-    directory = storage.resolve() / re.sub(r"[^\w.-]+", "-", name)
+    directory = storage.absolute() / re.sub(r"[^\w.-]+", "-", name)
     digest = _digest(fleet, train, validation, config)
     finished = _finished(directory, digest, config, fleet)
     if finished is not None:
@@ -135,8 +132,9 @@ def run_fit(
     with ExitStack() as stack:
         stack.enter_context(ray_session(config.max_workers))
         shown = progress or stack.enter_context(Progress())
-        directory.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(following(directory / NOTES, shown.show))
+        make_directory(directory)
+        queue = open_queue()
+        stack.enter_context(following(queue, shown.show))
         given: LoopInput = {
             "name": name,
             "config": config,
@@ -148,11 +146,11 @@ def run_fit(
             <= config.memory_limit_mb * 1e6,
             "digest": digest,
             "resume": resume,
-            "notes": directory / NOTES,
+            "notes": queue,
         }
         with interrupts_kept():
             _train(given, directory)
-    saved, history = final_state(directory, name, is_best=config.patience is not None)
+    saved, history = final_state(directory, name, resume, is_best=config.patience is not None)
     prefix = "average." if config.ema else "model."
     model = start.build()
     trained = {
@@ -170,31 +168,33 @@ def run_fit(
 
 
 def final_state(
-    directory: Path, name: str, *, is_best: bool
+    directory: StoragePath, name: str, resumed: Saved | None, *, is_best: bool
 ) -> tuple[Saved, tuple[EpochRecord, ...]]:
     """Read the state with the weights of a fit, and the history of all its epochs.
 
-    It reads the states on disk, since Ray Train may not know those from before a kill.
+    It reads the states that were written, since Ray Train may not know those from before a kill.
 
     Args:
         directory: of the fit.
         name: of the fit, for the message.
+        resumed: the state of a killed run, which Ray Train may have deleted since.
         is_best: use the state with the best validation score instead of the last.
 
     Raises:
         CheckpointError: there is no state.
     """
-    last = newest_state(directory)
-    chosen = best_state(directory) if is_best else last
+    found = states(directory) + ([resumed] if resumed else [])
+    last = newest_of(found)
+    chosen = best_of(found) if is_best else last
     if last is None or chosen is None:
         raise CheckpointError(
             f"expected a checkpoint of fit '{name}' in '{directory}', found none: run the same "
             "command again"
         )
-    return read_state(chosen), read_state(last).state.history
+    return chosen, last.state.history
 
 
-def _train(given: LoopInput, directory: Path) -> None:
+def _train(given: LoopInput, directory: StoragePath) -> None:
     """Run Ray Train, which keeps the states of the best and the last epoch."""
     config, is_in_memory = given["config"], given["is_in_memory"]
     datasets: dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]] = {
@@ -205,6 +205,7 @@ def _train(given: LoopInput, directory: Path) -> None:
             zip(given["fleet"].designs, given["train"], strict=True)
         )
     }
+    filesystem, parent = arrow_filesystem(directory.parent)
     try:
         TorchTrainer(
             cast("Callable[[dict[str, object]], None]", train_loop),
@@ -214,7 +215,8 @@ def _train(given: LoopInput, directory: Path) -> None:
             scaling_config=scaling(config, gpus(), free_cpus()),
             run_config=RunConfig(
                 name=directory.name,
-                storage_path=str(directory.parent),
+                storage_path=parent,
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=config.max_failures),
                 # Ray Train never deletes the last one, so these are the best and the last
                 checkpoint_config=CheckpointConfig(
@@ -279,7 +281,9 @@ def _digest(fleet: Fleet, train: Chosen, validation: Chosen, config: TrainConfig
     return digest.hexdigest()
 
 
-def _finished(directory: Path, digest: str, config: TrainConfig, fleet: Fleet) -> Fitted | None:
+def _finished(
+    directory: StoragePath, digest: str, config: TrainConfig, fleet: Fleet
+) -> Fitted | None:
     try:
         stated = _Fitted.model_validate_json((directory / FITTED).read_bytes())
     except FileNotFoundError:
@@ -298,32 +302,18 @@ def _finished(directory: Path, digest: str, config: TrainConfig, fleet: Fleet) -
     )
 
 
-def _resumable(directory: Path, digest: str) -> Path | None:
+def _resumable(directory: StoragePath, digest: str) -> Saved | None:
     """Return the newest state of an earlier run; remove Ray Train's list if a kill truncated it."""
-    newest = newest_state(directory) if directory.exists() else None
+    newest = newest_of(states(directory)) if directory.exists() else None
     if newest is not None:
-        _check_digest(directory, read_state(newest).state.digest, digest)
-        # Ray Train deletes older checkpoints, but a restarted worker reads this one again
-        newest = _copied(directory, newest)
+        _check_digest(directory, newest.state.digest, digest)
     snapshot = directory / SNAPSHOT
     if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):
         snapshot.unlink()
     return newest
 
 
-def _copied(directory: Path, newest: Path) -> Path:
-    """Return a copy of a state; workers that briefly outlive a killed job may delete the state."""
-    copy = directory / RESUMED
-    while newest != copy:
-        shutil.rmtree(copy, ignore_errors=True)
-        with suppress(FileNotFoundError, shutil.Error):
-            shutil.copytree(newest, copy)
-            break
-        newest = newest_state(directory) or copy
-    return copy
-
-
-def _check_digest(directory: Path, found: str, expected: str) -> None:
+def _check_digest(directory: StoragePath, found: str, expected: str) -> None:
     if found != expected:
         raise CheckpointError(
             f"expected '{directory}' to hold this fit, found one of another configuration or other "
@@ -331,15 +321,13 @@ def _check_digest(directory: Path, found: str, expected: str) -> None:
         )
 
 
-def _write(directory: Path, fitted: Fitted, digest: str) -> None:
+def _write(directory: StoragePath, fitted: Fitted, digest: str) -> None:
     """Write a finished fit, `fitted.json` last."""
-    (directory / WEIGHTS).write_bytes(save_arrays(dict(fitted.weights)))
+    write_whole(directory / WEIGHTS, save_arrays(dict(fitted.weights)))
     stated = _Fitted(
         digest=digest,
         spec=fitted.spec,
         circuits=fitted.config.circuits,
         history=tuple(fitted.history),
     )
-    partial = directory / f"{FITTED}.partial"
-    partial.write_text(stated.model_dump_json(), encoding="utf-8")
-    partial.replace(directory / FITTED)
+    write_whole(directory / FITTED, stated.model_dump_json().encode())

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import ray.train
@@ -30,9 +30,10 @@ from train.fitting.batches import (
 )
 from train.fitting.epoch import WorkerFit, prepare_learner
 from train.fitting.learner import Learner
-from train.fitting.progress import EpochRecord, Note, write_note
+from train.fitting.notes import write_note
+from train.fitting.progress import EpochRecord, Note
 from train.fitting.start import FitStart
-from train.fitting.state import FitState, read_state, write_state
+from train.fitting.state import FitState, Saved, newest_of, read_state, write_state
 from train.fitting.validate import Validation
 
 TRAIN = "train"
@@ -44,10 +45,10 @@ READ_WINDOWS = 256
 
 
 class LoopInput(TypedDict):
-    """Input of each worker: the fit, and the file of its progress.
+    """Input of each worker: the fit, and where its progress goes.
 
     `is_in_memory`: each worker keeps all training windows in memory; `resume`: the newest state of
-    an earlier run.
+    an earlier run; `notes`: handle of a `NoteQueue`.
     """
 
     name: str
@@ -58,8 +59,8 @@ class LoopInput(TypedDict):
     start: FitStart
     is_in_memory: bool
     digest: str
-    resume: Path | None
-    notes: Path
+    resume: Saved | None
+    notes: Any
 
 
 def train_loop(given: LoopInput) -> None:
@@ -126,14 +127,14 @@ def _restored(learner: Learner, given: LoopInput) -> FitState:
 
     Ray Train may know an older one: it loses a report at the moment of a kill.
     """
-    found = [] if given["resume"] is None else [read_state(given["resume"])]
+    found = [] if given["resume"] is None else [given["resume"]]
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as directory:
             found.append(read_state(Path(directory)))
-    if not found:
+    saved = newest_of(found)
+    if saved is None:
         return FitState(digest=given["digest"], history=(), steps=0, done=False)
-    saved = max(found, key=lambda each: each.state.epoch)
     learner.restore(saved.tensors, saved.state.steps, (saved.state.scale, saved.state.scale_age))
     return saved.state
 

@@ -25,6 +25,8 @@ LOG_VARIANCE = (-9.0, 4.0)
 """Range of the predicted log variance, which would fall without bound where errors are 0."""
 LEAST_PROBABILITY = 1e-6
 """Below it the network alone is no longer pushed towards a grade."""
+LEAST_SHARE = 1e-5
+"""Of a predicted health, and of what it lacks, in the logarithm of its loss."""
 SPREAD_WEIGHT = 0.1
 """Weight of the likelihood of the predicted spread."""
 
@@ -103,25 +105,40 @@ def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Ten
     return -log_MV * (grade_V >= 0)
 
 
-def spread_loss(
-    error_MV: Tensor, log_variance_MV: Tensor, weight: float, asymmetry: float = 1.0
-) -> Tensor:
-    """Return squared error plus the normal negative log-likelihood of the predicted spread, [M, V].
+def spread_loss(error_MV: Tensor, log_variance_MV: Tensor) -> Tensor:
+    """Return the normal negative log-likelihood of the predicted spread, weighted, [M, V].
 
-    The likelihood trains the spread alone: a mean trained by it stops learning where the variance
-    has grown to explain its errors (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty
-    estimation", 2022, who weight the likelihood instead).
+    It trains the spread alone: a mean trained by it stops learning where the variance has grown to
+    explain its errors (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation",
+    2022, who weight the likelihood instead).
 
     Args:
         error_MV: prediction minus truth.
         log_variance_MV: as predicted; clipped to `LOG_VARIANCE`.
-        weight: of the squared error.
-        asymmetry: factor on the squared error above zero.
     """
     log_MV = log_variance_MV.clamp(*LOG_VARIANCE)
-    square_MV = error_MV**2
-    nll_MV = log_MV + square_MV.detach() / log_MV.exp()
-    return weight * square_MV * torch.where(error_MV > 0, asymmetry, 1.0) + SPREAD_WEIGHT * nll_MV
+    return SPREAD_WEIGHT * (log_MV + error_MV.detach() ** 2 / log_MV.exp())
+
+
+def health_divergence(health_MV: Tensor, true_V: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of predicted from true health, as fractions, [M, V].
+
+    Its gradient by the logit is the error itself, also where the sigmoid is flat: a worn component
+    that is predicted as new keeps its pull (Papke and Wooldridge, "Econometric methods for
+    fractional response variables", 1996).
+
+    Args:
+        health_MV: predicted, in [0, 1].
+        true_V: in [0, 1].
+    """
+    near_MV = health_MV.clamp(LEAST_SHARE, 1.0 - LEAST_SHARE)
+    entropy_V = -(torch.xlogy(true_V, true_V) + torch.xlogy(1.0 - true_V, 1.0 - true_V))
+    return -(true_V * near_MV.log() + (1.0 - true_V) * (1.0 - near_MV).log()) - entropy_V
+
+
+def late_square(error_MV: Tensor, asymmetry: float) -> Tensor:
+    """Return the squared error, times a factor where remaining life is overestimated, [M, V]."""
+    return error_MV**2 * torch.where(error_MV > 0, asymmetry, 1.0)
 
 
 def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
@@ -140,15 +157,16 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     graded = (targets.grade_V >= 0).sum().clamp(min=1)
     grade = ordinal_nll(heads.score_VW, heads.threshold_VJ, targets.grade_V).sum() / graded
     health_V, has_health_V = _masked(targets.health_V)
-    health_MV = spread_loss(heads.health_VW - health_V, heads.log_variance_VW, weights.health)
+    health_MV = weights.health * health_divergence(heads.health_VW, health_V)
+    health_MV = health_MV + spread_loss(heads.health_VW - health_V, heads.log_variance_VW)
     rate_V, has_rate_V = _masked(targets.rate_V)
     rate_MV = functional.huber_loss(
         heads.rate_VW, rate_V.expand_as(heads.rate_VW), reduction="none"
     )
     rul_V, has_rul_V = _masked(targets.rul_V)
-    rul_MV = spread_loss(
-        heads.rul_VW - rul_V, heads.rul_log_variance_VW, weights.rul, weights.asymmetry
-    )
+    late_MV = heads.rul_VW - rul_V
+    rul_MV = weights.rul * late_square(late_MV, weights.asymmetry)
+    rul_MV = rul_MV + spread_loss(late_MV, heads.rul_log_variance_VW)
     return (
         grade
         + _mean(health_MV, has_health_V)
@@ -188,11 +206,10 @@ def latent_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
     grade_MV = ordinal_nll(heads.score_VW, heads.threshold_VJ, targets.grade_V)
     health_V, has_health_V = _masked(targets.health_V)
     rul_V, has_rul_V = _masked(targets.rul_V)
-    over_MV = heads.rul_VW - rul_V
-    rul_MV = over_MV**2 * torch.where(over_MV > 0, weights.asymmetry, 1.0)
+    rul_MV = late_square(heads.rul_VW - rul_V, weights.asymmetry)
     return (
         _mean(grade_MV, targets.grade_V >= 0)
-        + weights.health * _mean((heads.health_VW - health_V) ** 2, has_health_V)
+        + weights.health * _mean(health_divergence(heads.health_VW, health_V), has_health_V)
         + weights.rul * _mean(rul_MV, has_rul_V)
     )
 
@@ -212,7 +229,7 @@ def distilled_loss(alone: Heads, both: Heads, has_skip_V: Tensor, weights: LossW
     target_MVK = grade_probability(target_MVJ.detach())
     log_MVK = grade_probability(worse_MVJ).clamp(min=LEAST_PROBABILITY).log()
     grade_MV = -(target_MVK * log_MVK).sum(-1)
-    health_MV = weights.health * (alone.health_VW - both.health_VW.detach()) ** 2
+    health_MV = weights.health * health_divergence(alone.health_VW, both.health_VW.detach())
     rul_MV = weights.rul * (alone.rul_VW - both.rul_VW.detach()) ** 2
     return _mean(grade_MV + health_MV + rul_MV, has_skip_V)
 

@@ -1,24 +1,15 @@
-"""Shows the progress of fits: a bar on a terminal, else a line an epoch.
-
-A worker appends notes to a file; a thread of the driver reads them. Invariant: a lost or late note
-does not change the training.
-"""
+"""Shows the progress of fits: a bar on a terminal, else a line an epoch."""
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-
-LOOK_S = 0.2
-"""Time between two reads of a file of notes."""
 
 
 class EpochRecord(BaseModel):
@@ -59,6 +50,7 @@ class Progress:
     Args:
         is_terminal: whether to draw bars; None to detect it.
         on_epoch: called with the name of the fit and the record of each epoch.
+        on_note: called with each note.
     """
 
     def __init__(
@@ -66,9 +58,11 @@ class Progress:
         *,
         is_terminal: bool | None = None,
         on_epoch: Callable[[str, EpochRecord], None] | None = None,
+        on_note: Callable[[Note], None] | None = None,
     ) -> None:
         drawn = sys.stdout.isatty() if is_terminal is None else is_terminal
         self._on_epoch = on_epoch
+        self._on_note = on_note
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, float]] = {}
@@ -92,6 +86,8 @@ class Progress:
                 self._draw(self._bars, note)
             elif note.record:
                 print(self._line(note, note.record), flush=True)
+            if self._on_note:
+                self._on_note(note)
             if note.record and self._on_epoch:
                 self._on_epoch(note.fit, note.record)
 
@@ -124,41 +120,6 @@ class Progress:
             f"{note.fit:>9}  epoch {record.epoch:>3}/{note.epochs}  loss {record.loss:.3f}  {score}"
             f"{record.samples_s:.0f} samples/s  {record.workers} workers  {left_s:.0f} s left"
         )
-
-
-def write_note(path: Path, note: Note) -> None:
-    """Append a note to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(note.model_dump_json() + "\n")
-
-
-@contextmanager
-def following(path: Path, show: Callable[[Note], None]) -> Iterator[None]:
-    """Show the notes that are appended to a file inside the context."""
-    done = threading.Event()
-    path.touch()
-    thread = threading.Thread(
-        target=_follow, args=(path, path.stat().st_size, done, show), daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _follow(path: Path, offset: int, done: threading.Event, show: Callable[[Note], None]) -> None:
-    with path.open("rb") as file:
-        file.seek(offset)
-        unfinished = b""
-        while True:
-            is_last = done.wait(LOOK_S)
-            *lines, unfinished = (unfinished + file.read()).split(b"\n")
-            for line in lines:
-                show(Note.model_validate_json(line))
-            if is_last:
-                return
 
 
 def _bars() -> Bars:

@@ -1,10 +1,13 @@
 """Saves the state of a fit between two epochs: tensors as safetensors, the rest as JSON.
 
-Nothing is pickled. All random numbers of an epoch follow from the seed, the epoch and the worker's
-rank, so no generator has a state. Invariant: `read_state` accepts only what `write_state` finished.
+Nothing that is written is pickled. All random numbers of an epoch follow from the seed, the epoch
+and the worker's rank, so no generator has a state. Invariant: `read_state` accepts only what
+`write_state` finished.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +17,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from app.checkpoint.manifest import sha256_of
-from app.core.errors import CheckpointError
+from app.core.errors import CheckpointError, StoreUnavailable
+from app.core.shared_storage import StoragePath
 from train.fitting.progress import EpochRecord
 
 TENSORS = "state.safetensors"
@@ -62,50 +65,53 @@ class Saved:
 def write_state(directory: Path, state: FitState, tensors: Mapping[str, Tensor]) -> None:
     """Write a state to a directory, the JSON last."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    (directory / TENSORS).write_bytes(save_tensors(content))
-    whole = state.model_copy(update={"sha256": sha256_of(directory / TENSORS)})
+    saved = save_tensors(content)
+    (directory / TENSORS).write_bytes(saved)
+    whole = state.model_copy(update={"sha256": hashlib.sha256(saved).hexdigest()})
     (directory / STATE).write_text(whole.model_dump_json(), encoding="utf-8")
 
 
-def read_state(directory: Path) -> Saved:
+def read_state(directory: StoragePath) -> Saved:
     """Read a state.
 
     Raises:
         CheckpointError: a file is missing or was changed.
+        StoreUnavailable: a file can't be read.
     """
     try:
         state = FitState.model_validate_json((directory / STATE).read_bytes())
-        if sha256_of(directory / TENSORS) != state.sha256:
+        tensors = (directory / TENSORS).read_bytes()
+        if hashlib.sha256(tensors).hexdigest() != state.sha256:
             raise CheckpointError(
                 f"'{directory / TENSORS}' is not the file that was written: start the fit anew"
             )
-        return Saved(state, load_tensors((directory / TENSORS).read_bytes()))
-    except (OSError, ValidationError, SafetensorError) as error:
+        return Saved(state, load_tensors(tensors))
+    except (FileNotFoundError, ValidationError, SafetensorError) as error:
         raise CheckpointError(f"'{directory}' holds no state of a fit: {error}") from error
+    except OSError as error:
+        # shared storage that does not answer is no state that was cut off: nothing is begun anew
+        raise StoreUnavailable(
+            f"expected to read '{directory}', found {type(error).__name__}: {error}; run the same "
+            "command again when it can be read"
+        ) from error
 
 
-def newest_state(parent: Path) -> Path | None:
-    """Return the directory under a parent with the complete state of most epochs, if any."""
-    found = _states(parent)
-    return max(found, key=lambda path: found[path].epoch, default=None)
-
-
-def best_state(parent: Path) -> Path | None:
-    """Return the directory with the complete state of the best validation score, if any.
-
-    Of equal ones it is the newest.
-    """
-    found = _states(parent)
-    return max(
-        found, key=lambda path: (found[path].validation_score, found[path].epoch), default=None
-    )
-
-
-def _states(parent: Path) -> dict[Path, FitState]:
-    found: dict[Path, FitState] = {}
+def states(parent: StoragePath) -> list[Saved]:
+    """Return the complete states under a directory; a kill may cut one off while it is written."""
+    found = []
     for path in parent.glob(f"*/{STATE}"):
-        try:
-            found[path.parent] = read_state(path.parent).state
-        except CheckpointError:
-            continue  # cut off by a kill while it was written
+        with suppress(CheckpointError):
+            found.append(read_state(path.parent))
     return found
+
+
+def newest_of(saved: Iterable[Saved]) -> Saved | None:
+    """Return the state of most epochs, if any."""
+    return max(saved, key=lambda each: each.state.epoch, default=None)
+
+
+def best_of(saved: Iterable[Saved]) -> Saved | None:
+    """Return the state of the best validation score, if any; of equal ones the newest."""
+    return max(
+        saved, key=lambda each: (each.state.validation_score, each.state.epoch), default=None
+    )

@@ -30,6 +30,7 @@ class _OfDesign(NamedTuple):
     batches: Sequence[tuple[Batch, WideInput]]
     position_W: Integers
     windows: Windows
+    cap_h: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class Validation:
                 builder.plan.read(values_BSN, windows.labels.machine_W[position_B])
                 for position_B, values_BSN in batches
             ]
-            designs.append(_OfDesign(read, position_W, windows))
+            cap_h = builder.config.cap_h(windows.equipment.design)
+            designs.append(_OfDesign(read, position_W, windows, cap_h))
         return cls(fit.learner, designs)
 
     def score(self) -> float | None:
@@ -92,8 +94,7 @@ class Validation:
             if (known := np.flatnonzero(true_WV[:, v] >= 0)).size
         ]
         rul_WV = of_windows([each.rul_VW for each in heads])
-        unit_h = self.learner.model.ensemble.config.rul_unit_h
-        rmse = _rmse(rul_WV - labels.rul_WV[design.position_W] / unit_h)
+        rmse = _rmse(rul_WV - labels.rul_WV[design.position_W] / design.cap_h)
         if f1 or rmse is not None:
             return float(np.mean(f1) if f1 else 0.0) - (rmse or 0.0)
         health_WV = of_windows([each.health_VW for each in heads])

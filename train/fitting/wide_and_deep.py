@@ -86,8 +86,14 @@ class CircuitSkip(nn.Module):
         self.noise = noise
         L, P = len(circuit.mean_L), len(circuit.component_P)
         self.rest = circuit.rest
-        self.weight_LN = nn.Parameter(torch.zeros(L, P * CHANNELS))
-        self.bias_N = nn.Parameter(torch.zeros(P * CHANNELS))
+        first = circuit.first
+        weight_LN, bias_N = torch.zeros(L, P * CHANNELS), torch.zeros(P * CHANNELS)
+        if first is not None:
+            # axes are of unit length: whitening this matrix gives the weights on whitened features
+            weight_LN = torch.tensor(circuit.axes_LX) @ torch.tensor(first.weight_XPC).flatten(1)
+            bias_N = torch.tensor(first.bias_PC).flatten()
+        self.weight_LN = nn.Parameter(weight_LN, requires_grad=first is None)
+        self.bias_N = nn.Parameter(bias_N, requires_grad=first is None)
         arrays = {
             "mean_L": circuit.mean_L,
             "axes_LX": circuit.axes_LX,
@@ -115,7 +121,7 @@ class CircuitSkip(nn.Module):
     def forward(self, x_BL: Tensor) -> Tensor:
         """Return the latent channels of the circuit's components, [B, P, C]."""
         sum_BN = (x_BL - self.mean_L) @ self.folded_LN() + self.bias_N
-        if self.training and self.noise:
+        if self.training and self.noise and self.weight_LN.requires_grad:
             sum_BN = sum_BN + self.noise * torch.randn_like(x_BL) @ self.weight_LN
         return sum_BN.view(len(x_BL), -1, CHANNELS) * self.is_labelled_PC
 

@@ -62,7 +62,7 @@ def evaluate(path: Path, options: EvaluateOptions, command: str) -> int:
     else:
         from train.data.prepare import prepare  # starts Ray, which C-MAPSS files do not need
 
-        with prepare(settings, config) as fleet:
+        with prepare(settings, settings.var_dir / "training", config) as fleet:
             found = _Found(
                 {
                     windows.equipment.design: _of_windows(checkpoint, config, windows)
@@ -103,7 +103,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
         config,
         split=config.split,
         given=_given(checkpoint, windows.equipment.design),
-        cap_h=config.rul_cap_h,
+        cap_h=config.cap_h(windows.equipment.design),
         seen=seen,
     )
     notes = (ELSEWHERE, *evaluation.notes) if seen else evaluation.notes

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+from upath import UPath
 
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration
@@ -25,6 +26,7 @@ from app.checkpoint.torch_model import Origin, save
 from app.core.errors import CheckpointError, InputError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
+from app.core.shared_storage import StoragePath, copy_to, make_directory, remove_tree, write_whole
 from train.config import NO_MESSAGES, TrainConfig
 from train.data.artifact_locks import WINDOWS_NAME, job_lock
 from train.data.fleet import Fleet
@@ -52,9 +54,10 @@ class Job:
         out: directory of the checkpoint; must be free.
         version: name of the checkpoint.
         command: that repeats the training, for the manifest and the report.
-        storage: directory of the job's fits, shared by all nodes; it is removed when the checkpoint
-            is written, unless `keep_fits` is set.
+        storage: directory of the job's fits, which all nodes reach; it is removed when the
+            checkpoint is written, unless `keep_fits` is set. On this machine it is locked.
         notes: what was decided for it by itself, for the manifest and the report.
+        shared: where the finished checkpoint is copied, if anywhere.
     """
 
     fleet: Fleet
@@ -62,8 +65,9 @@ class Job:
     out: Path
     version: str
     command: str
-    storage: Path
+    storage: StoragePath
     notes: tuple[str, ...] = ()
+    shared: UPath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Outcome:
         return metrics_of(self.heading, self.designs, self.studies)
 
 
-def check_free(out: Path) -> None:
+def check_free(out: StoragePath) -> None:
     """Check that a checkpoint can be written to a directory.
 
     Raises:
@@ -96,7 +100,8 @@ def check_free(out: Path) -> None:
     """
     if (out / files.MANIFEST).exists():
         raise CheckpointError(
-            f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out"
+            f"'{out}' already holds a checkpoint, and checkpoints never change: give another "
+            "--out, or leave it out and run the command again, which takes the next number"
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(
@@ -104,7 +109,7 @@ def check_free(out: Path) -> None:
         )
 
 
-def storage_of(parent: Path, fleet: Fleet, config: TrainConfig) -> Path:
+def storage_of(parent: StoragePath, fleet: Fleet, config: TrainConfig) -> StoragePath:
     """Return the directory of a job's fits: equal for equal windows, settings and sources."""
     key = f"{_directories(fleet)}\0{config.of_fits()}\0{git_revision()}"
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -126,6 +131,8 @@ def run_job(job: Job, progress: Progress) -> Outcome:
         KeyboardInterrupt: it was interrupted; the same job resumes it.
     """
     check_free(job.out)
+    if isinstance(job.storage, UPath):
+        return _run(job, progress)
     job.storage.parent.mkdir(parents=True, exist_ok=True)
     with attempt(job_lock(job.storage), patience_s=PATIENCE_S) as is_locked:
         if not is_locked:
@@ -152,8 +159,8 @@ def _run(job: Job, progress: Progress) -> Outcome:
         if kind != NO_MESSAGES
     }
     history: dict[str, Sequence[EpochRecord]] = {}
-    job.storage.mkdir(exist_ok=True)
-    (job.storage / WINDOWS_NAME).write_text(_directories(fleet), encoding="utf-8")
+    make_directory(job.storage)
+    write_whole(job.storage / WINDOWS_NAME, _directories(fleet).encode())
 
     def fit(part: FleetPart, chosen: TrainConfig, name: str) -> Fitted:
         train, validation = set_apart_in(fleet, part.train, chosen.validation_share, chosen.seed)
@@ -209,7 +216,9 @@ def _run(job: Job, progress: Progress) -> Outcome:
         for design, each in found.designs.items()
     }
     of_kinds = {
-        kind: evaluate_fleet(fleet, _by_design(of_kind), config, split=kind)
+        kind: evaluate_fleet(
+            fleet, _by_design(of_kind), config, split=kind, temperatures=_temperatures(found)
+        )
         for kind, of_kind in of_studies.items()
     }
     further = {
@@ -220,11 +229,26 @@ def _run(job: Job, progress: Progress) -> Outcome:
     heading = _heading(job, last, time.monotonic() - started)
     outcome = Outcome(heading, evaluations, further, history)
     _write(job, last, outcome, found.calibration, notes)
+    if job.shared is not None:
+        check_free(job.shared)  # another training may have taken its number meanwhile
+        copy_to(job.out, job.shared, files.MANIFEST)
     if config.keep_fits:
         progress.say(f"kept the fits in {job.storage}")
     else:
-        shutil.rmtree(job.storage, ignore_errors=True)
+        remove_tree(job.storage)
     return outcome
+
+
+def _temperatures(found: FleetEvaluation) -> dict[str, dict[str, float]]:
+    """Return the temperatures that are shipped, by design and component id."""
+    return {
+        design: {
+            component_id: each.temperature
+            for component_id, each in evaluation.uncertainty.items()
+            if each.temperature is not None
+        }
+        for design, evaluation in found.designs.items()
+    }
 
 
 def _directories(fleet: Fleet) -> str:

@@ -18,7 +18,7 @@ from app.core.errors import InputError
 from app.schemas.explain import explain
 from train.config import AUTO, TrainConfig
 
-NOT_RECORDED = {"dsn", "address"}
+NOT_RECORDED = {"dsn", "address", "ship_packages"}
 _count = whole_number(1, 10_000)
 
 
@@ -85,6 +85,14 @@ class StartOptions:
             help="Dashboard of a running Ray cluster on which to run the training.",
         ),
     ] = None
+    ship_packages: Annotated[
+        bool,
+        typer.Option(
+            "--ship-packages",
+            help="With --address: have Ray install the packages of this environment, in these "
+            "versions, on the nodes; without it the nodes must have them.",
+        ),
+    ] = False
     untracked: Annotated[bool, typer.Option("--untracked", help="Log no run to MLflow.")] = False
 
 
@@ -94,19 +102,19 @@ class UniversalOptions:
 
     machines: Annotated[
         int, typer.Option(parser=_count, metavar="N", help="Simulated machines of each design.")
-    ] = 24
+    ] = 56
     windows: Annotated[
         int,
         typer.Option(
             parser=_count, metavar="N", help="Windows of each, beside those of its first day."
         ),
-    ] = 60
+    ] = 48
     hours: Annotated[
         int, typer.Option(parser=_count, metavar="H", help="Operating hours of their wear.")
     ] = 4000
     wearing: Annotated[
         str, typer.Option(metavar="N", help="Expected number of components of each that wear.")
-    ] = "8"
+    ] = "12"
     sensor_faults: Annotated[
         str, typer.Option(metavar="N", help="Expected number of sensor faults of each.")
     ] = "1"
@@ -247,11 +255,15 @@ UNIVERSAL: Mapping[str, object] = {
     "design": "all demonstration designs",
     "split": "holdout",
     "single_fit": True,
-    "epochs": 40,
+    "epochs": 16,
+    "epoch_share": 0.5,
     "batch": 64,
     "memory_limit_mb": 2000.0,
     "hidden": 48,
-    "health_weight": 6.0,
+    "health_weight": 2.0,
+    "rul_cap_h": 1000.0,
+    "rul_caps_h": ("turbofan=125",),
+    "skip_learning_rate": 0.002,
     "mixup": 0.0,
     "machine_baseline_h": 24.0,
 }

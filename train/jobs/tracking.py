@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings, without_passwords
+from app.core.shared_storage import StoragePath
 from train.evaluation.record import Evaluation, Metrics
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def log_run(
     name: str,
     experiment: str,
     now: datetime,
+    written: StoragePath | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Run:
     """Log one training as a run of MLflow.
@@ -65,6 +67,7 @@ def log_run(
         name: of the run.
         experiment: of the run; created if it does not exist.
         now: when the run ended.
+        written: where the checkpoint stays, for the message; None for the directory.
         tags: further tags of the run.
 
     Returns:
@@ -101,13 +104,13 @@ def log_run(
     except MlflowException as error:
         raise StoreUnavailable(
             f"expected MLflow to log the run '{name}' to {shown}, found: "
-            f"{without_passwords(error.message)}; the checkpoint in '{directory}' was written: "
-            f"correct {SERVER}, or unset it for a local store"
+            f"{without_passwords(error.message)}; the checkpoint in '{written or directory}' was "
+            f"written: correct {SERVER}, or unset it for a local store"
         ) from error
     return Run(run_id, experiment, shown)
 
 
-def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
+def track(outcome: "Outcome", config: BaseModel, directory: Path, written: StoragePath) -> Run:
     """Log the outcome of a training to the experiment of its first design; see `log_run`."""
     heading, evaluations = outcome.heading, [*outcome.designs.values()]
     return log_run(
@@ -118,6 +121,7 @@ def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
         name=heading.version,
         experiment=evaluations[0].design,
         now=heading.created,
+        written=written,
         tags={
             "equipment": ",".join(each.equipment_id for each in evaluations),
             "git_revision": heading.git_revision,

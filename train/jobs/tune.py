@@ -57,9 +57,9 @@ def tune(options: TuneOptions) -> int:
     """Run a search, print its trials and the command of the best; return the exit status."""
     config = config_of(options, workers="1")
     settings = Settings().at(options.dsn)
-    storage = settings.var_dir / "training" / "tune"
-    with prepare(settings, config) as fleet:
-        tried = search(fleet, config, options.trials, options.at_once, storage)
+    training = settings.var_dir / "training"
+    with prepare(settings, training, config) as fleet:
+        tried = search(fleet, config, options.trials, options.at_once, training / "tune")
     for score, epochs, chosen in tried:
         print(f"score {score:.3f} after {epochs:>3} epochs  {_options(chosen)}")
     print(f"train with the best: {command_of(config, tried[0][2])}")
@@ -92,7 +92,7 @@ def search(
     """Run trials on the training windows of the first fold.
 
     Args:
-        fleet: windows of each design; all nodes must share their directories.
+        fleet: windows of each design; all nodes must reach their directories.
         config: of all trials, except for the fields in `SPACE`.
         trials: number of trials.
         at_once: number of trials in parallel.

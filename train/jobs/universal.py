@@ -11,6 +11,7 @@ from train.data.session import ray_session
 from train.data.universal import UniversalData, universal_fleet
 from train.fitting.progress import Progress
 from train.jobs.job import check_free
+from train.jobs.metrics import TrainingMetrics
 from train.jobs.options import StartOptions, UniversalOptions
 from train.jobs.start import train_on
 
@@ -34,11 +35,12 @@ def train_universal(
         check_free(options.out)
     with (
         ray_session(config.max_workers),
-        Progress() as progress,
+        TrainingMetrics(settings.var_dir) as metrics,
+        Progress(on_note=metrics.note) as progress,
         universal_fleet(settings, data, config, progress.say) as fleet,
     ):
         config = config.model_copy(update={"design": ",".join(fleet.names)})
-        train_on(fleet, config, NAME, options, command, settings, progress)
+        train_on(fleet, config, NAME, options, command, settings.var_dir, progress)
     return 0
 
 

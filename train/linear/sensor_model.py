@@ -207,7 +207,8 @@ def _limits(square_RSQ: Doubles) -> Doubles:
     """
     R, S, Q = square_RSQ.shape
     tail = max(FEWEST_IN_TAIL, int(TAIL_SHARE * R))
-    top_KSQ = np.sort(square_RSQ, axis=0)[-tail - 1 :]
+    # far below the least limit nothing matters, and a constant sensor has only zeros
+    top_KSQ = np.maximum(np.sort(square_RSQ, axis=0)[-tail - 1 :], 0.1 * LEAST_LIMITS)
     heaviness_SQ = np.log(top_KSQ[1:] / top_KSQ[0]).mean(0)
     beyond = tail / R * S * Q / ACCUSED_SHARE
     limit_SQ = np.maximum(top_KSQ[0] * beyond**heaviness_SQ, LEAST_LIMITS)

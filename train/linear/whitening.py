@@ -6,6 +6,9 @@ whitening and decorrelation", 2018) gives all directions one variance. It is fix
 afterwards it is folded into the weights (`train.fitting.wide_and_deep`). The same covariance gives
 the axes by which missing inputs are imputed.
 
+The steps of a machine without a fixed cycle are interchangeable: there the axes are those of the
+features' means over the steps, so that all steps of a feature have the same weight.
+
 Invariant: only training windows of a fit are read, and a bounded number of them.
 Shape letters as in `app.model.skip`; further `X` axes of the whitening.
 """
@@ -25,6 +28,7 @@ from train.data.fleet import Chosen, Fleet
 from train.data.labels import Booleans, Integers, evenly_spaced
 from train.data.windows import Windows
 from train.linear.features import read_features
+from train.linear.first_weights import FirstWeights, fit_first_weights
 
 MOST_WINDOWS = 5_000
 """Most windows of a covariance, evenly sampled."""
@@ -55,6 +59,8 @@ class Circuit(NamedTuple):
         gain_X: factor of the whitening along each axis.
         rest: factor in all other directions.
         noise_A: of the first axes, see `app.model.skip.CircuitTables`.
+        first: weights that are fitted before the network trains and then fixed; None for weights
+            that train with it.
     """
 
     design: int
@@ -70,6 +76,7 @@ class Circuit(NamedTuple):
     gain_X: Floats
     rest: float
     noise_A: Floats
+    first: FirstWeights | None = None
 
     @property
     def size(self) -> CircuitSize:
@@ -89,13 +96,13 @@ def fit_circuits(
         fleet: windows of each design.
         chosen: positions of the training windows.
         spec: of their features.
-        config: gives the shrinkage; with a `deep_share` of 1 there is no circuit.
+        config: gives the shrinkages; with a `deep_share` of 1 there is no circuit.
     """
     if config.deep_share == 1:
         return ()
     found: list[Circuit] = []
     for number, (windows, chosen_W) in enumerate(zip(fleet.designs, chosen, strict=True)):
-        found += _of_design(number, windows, np.sort(chosen_W), spec, config.shrinkage)
+        found += _of_design(number, windows, np.sort(chosen_W), spec, config)
     return tuple(found)
 
 
@@ -111,7 +118,7 @@ def labelled_channels(windows: Windows, chosen_W: Integers) -> Booleans:
 
 
 def _of_design(
-    number: int, windows: Windows, chosen_W: Integers, spec: FeatureSpec, shrinkage: float
+    number: int, windows: Windows, chosen_W: Integers, spec: FeatureSpec, config: TrainConfig
 ) -> Iterator[Circuit]:
     equipment = windows.equipment
     topology = build_topology(equipment, spec)
@@ -124,17 +131,22 @@ def _of_design(
             components_of.setdefault(sensors, []).append(v)
     if not components_of:
         return
-    x_WSTF, present_WS = read_features(windows, evenly_spaced(chosen_W, MOST_WINDOWS), spec)
+    read_W = evenly_spaced(chosen_W, MOST_WINDOWS)
+    x_WSTF, present_WS = read_features(windows, read_W, spec)
+    labels = windows.labels.only(read_W)
     is_used_TF = np.broadcast_to(np.arange(spec.features) < spec.features - 1, x_WSTF.shape[2:])
     for sensors, components in components_of.items():
         sensor_Q, component_P = np.array(sensors, np.int64), np.array(components, np.int64)
         complete_W = present_WS[:, sensor_Q].all(1)
         if complete_W.sum() < FEWEST_WINDOWS:
             continue
-        x_WL = x_WSTF[complete_W][:, sensor_Q].reshape(int(complete_W.sum()), -1)
+        x_WQTF = x_WSTF[complete_W][:, sensor_Q].astype(np.float64)
         is_used_L = np.tile(is_used_TF.reshape(-1), len(sensors))
-        mean_L, axes_LX, variance_X, rest = _axes(x_WL.astype(np.float64), is_used_L, shrinkage)
-        apart_A, other = _imputation(variance_X, rest, int(is_used_L.sum()))
+        axes = (
+            _axes_of_means(x_WQTF, is_used_TF, config.mean_shrinkage)
+            if equipment.cycle_s is None
+            else _axes(x_WQTF.reshape(len(x_WQTF), -1), is_used_L, config.shrinkage)
+        )
         yield Circuit(
             number,
             sensor_Q,
@@ -144,18 +156,71 @@ def _of_design(
             equipment.steps,
             is_labelled_VC[component_P],
             is_used_L,
-            mean_L.astype(np.float32),
-            axes_LX.astype(np.float32),
-            (variance_X**-0.5).astype(np.float32),
-            float(rest**-0.5),
-            (other / apart_A).astype(np.float32),
+            axes.mean_L.astype(np.float32),
+            axes.axes_LX.astype(np.float32),
+            (axes.variance_X**-0.5).astype(np.float32),
+            axes.rest,
+            axes.noise_A(int(is_used_L.sum())).astype(np.float32),
+            None
+            if equipment.cycle_s is not None or is_labelled_VC[component_P, 0].any()
+            else fit_first_weights(
+                (x_WQTF.reshape(len(x_WQTF), -1) - axes.mean_L)
+                @ (axes.axes_LX * axes.variance_X**-0.5),
+                labels.health_WV[np.ix_(complete_W, component_P)],
+                labels.rul_WV[np.ix_(complete_W, component_P)]
+                / np.float32(config.cap_h(equipment.design)),
+                config.skip_penalty,
+            ),
         )
 
 
-def _axes(
-    x_WL: Doubles, is_used_L: Booleans, shrinkage: float
-) -> tuple[Doubles, Doubles, Doubles, float]:
-    """Return the mean, the principal axes with their variances, falling, and the other variance."""
+class _Axes(NamedTuple):
+    """Mean, axes with their falling variances, and the mean variance of all other directions.
+
+    `rest` is the factor of the whitening in these.
+    """
+
+    mean_L: Doubles
+    axes_LX: Doubles
+    variance_X: Doubles
+    other: float
+    rest: float
+
+    def noise_A(self, inputs: int) -> Doubles:
+        """Return the variance beside the first axes over what these add to it."""
+        axes = min(IMPUTED_AXES, len(self.variance_X) // 2) or len(self.variance_X)
+        others = inputs - axes
+        left = float(self.variance_X[axes:].sum())
+        left += self.other * (inputs - len(self.variance_X))
+        other = left / others if others else self.other
+        noise_A: Doubles = other / np.maximum(self.variance_X[:axes] - other, 1e-9)
+        return noise_A
+
+
+def _axes_of_means(x_WQTF: Doubles, is_used_TF: Booleans, shrinkage: float) -> _Axes:
+    """Return the axes of the means over the steps; nothing else of the inputs is whitened."""
+    W, Q, T, F = x_WQTF.shape
+    mean_WM = x_WQTF.mean(2).reshape(W, Q * F)
+    of_means = _axes(mean_WM, np.tile(is_used_TF[0], Q), shrinkage)
+
+    def in_steps(table_M: Doubles) -> Doubles:
+        """Repeat the rows of each sensor for each step, [L, ...]."""
+        by_sensor = table_M.reshape(Q, 1, F, *table_M.shape[1:])
+        steps = np.broadcast_to(by_sensor, (Q, T, *by_sensor.shape[2:]))
+        return steps.reshape(Q * T * F, *table_M.shape[1:])
+
+    mean_L = in_steps(of_means.mean_L)
+    # an axis of unit length over all steps is sqrt(T) times as long as that of the mean
+    variance_X = T * of_means.variance_X
+    is_used_L = np.tile(is_used_TF.reshape(-1), Q)
+    total = float(((x_WQTF.reshape(W, -1) - mean_L)[:, is_used_L] ** 2).sum()) / W
+    others = int(is_used_L.sum()) - len(variance_X)
+    other = max((total - float(variance_X.sum())) / others, 1e-12) if others else 1e-12
+    return _Axes(mean_L, in_steps(of_means.axes_LX) / np.sqrt(T), variance_X, other, 0.0)
+
+
+def _axes(x_WL: Doubles, is_used_L: Booleans, shrinkage: float) -> _Axes:
+    """Return the principal axes of all inputs."""
     used = np.flatnonzero(is_used_L)
     mean_L = x_WL.mean(0)
     apart_WJ = x_WL[:, used] - mean_L[used]
@@ -180,16 +245,8 @@ def _axes(
     rest = (trace - float(variance_X.sum())) / others if others else floor
     axes_LX = np.zeros((len(is_used_L), len(variance_X)))
     axes_LX[used] = axes_JX
-    return mean_L, axes_LX, variance_X, max(rest, floor)
-
-
-def _imputation(variance_X: Doubles, rest: float, inputs: int) -> tuple[Doubles, float]:
-    """Return what the first axes add to the variance of the others, and this variance."""
-    axes = min(IMPUTED_AXES, len(variance_X) // 2) or len(variance_X)
-    others = inputs - axes
-    left = float(variance_X[axes:].sum()) + rest * (inputs - len(variance_X))
-    other = left / others if others else rest
-    return np.maximum(variance_X[:axes] - other, 1e-9), other
+    other = max(rest, floor)
+    return _Axes(mean_L, axes_LX, variance_X, other, other**-0.5)
 
 
 assert CHANNELS == 3, "labelled_channels names the channels"

@@ -14,6 +14,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.feed import run_feed
 from app.demo.rig.importer import import_rig
 from app.demo.rig.measurements import open_directory, survey
+from app.serving.observability.feed_metrics import FeedMetrics
 from app.serving.observability.logging import configure_logging
 
 commands = typer.Typer()
@@ -66,4 +67,4 @@ def live(equipment_id: EquipmentId = None, dsn: Dsn = None) -> None:
     configure_logging(settings.log_level)
     print("feeding the rig's readings as measured now; Ctrl-C ends it", flush=True)
     with reported(REPEAT):
-        asyncio.run(run_feed(settings, rig_equipment(equipment_id)))
+        asyncio.run(run_feed(settings, rig_equipment(equipment_id), FeedMetrics()))

@@ -27,10 +27,11 @@ from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
 from app.demo.rig.measurements import CYCLE_S, PROFILE_FILE, RigFiles, read_blocks, survey
 from app.schemas.equipment import Equipment
+from app.serving.observability.feed_metrics import FeedMetrics
 from app.store.store import Store, open_store
 
-REPLAYED = slice(333, 517)
-"""Of the shipped stable cycles: 184, with two grades of the cooler, three of the pump and the
+REPLAYED = slice(335, 517)
+"""Of the shipped stable cycles: 182, with two grades of the cooler, three of the pump and the
 accumulator and all of the valve, in which the shipped versions give each component a condition."""
 
 BACKFILL_S = 3_600
@@ -125,6 +126,7 @@ class LiveFeed:
         sleep: waits for a number of seconds.
         backfill_s: seconds before the start that are written first.
         every_s: seconds of one write.
+        metrics: of this process; None without any.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class LiveFeed:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backfill_s: int = BACKFILL_S,
         every_s: int = 1,
+        metrics: FeedMetrics | None = None,
     ) -> None:
         self._store = store
         self._equipment = equipment
@@ -144,6 +147,9 @@ class LiveFeed:
         self._sleep = sleep
         self._backfill_s = backfill_s
         self._every_s = every_s
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.machines.inc()
 
     async def run(self) -> None:
         """Feed until cancelled.
@@ -172,12 +178,17 @@ class LiveFeed:
 
     async def _write(self, start_s: int, end_s: int) -> None:
         sensor_ids = self._replay.sensor_ids
+        began_s = time.perf_counter()
         await self._store.ingest(
             self._equipment.equipment_id,
             sensor_ids * (end_s - start_s),
             np.repeat(np.arange(start_s, end_s, dtype=np.int64) * 1_000_000, len(sensor_ids)),
             self._replay.values_between(start_s, end_s).reshape(-1),
         )
+        if self._metrics is not None:
+            written = len(sensor_ids) * (end_s - start_s)
+            seconds = time.perf_counter() - began_s
+            self._metrics.note_write(written, seconds, self._now_s(), end_s)
 
     async def _persist(self, write: Callable[[], Awaitable[object]]) -> None:
         began_s = self._now_s()
@@ -197,14 +208,21 @@ class LiveFeed:
 
     def _log_outage(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
+            if self._metrics is not None:
+                self._metrics.outages.inc()
             assert state.outcome is not None
             reason = str(state.outcome.exception())
             fields = {"equipment_id": self._equipment.equipment_id, "reason": reason}
             logger.warning("feed interrupted, store unavailable", extra=fields)
 
 
-async def run_feed(settings: Settings, equipment: Equipment) -> None:
+async def run_feed(settings: Settings, equipment: Equipment, metrics: FeedMetrics) -> None:
     """Feed the shipped data into the database of the settings until cancelled.
+
+    Args:
+        settings: of the database.
+        equipment: the rig.
+        metrics: of this process.
 
     Raises:
         ReadingError: the shipped archive is damaged.
@@ -215,7 +233,8 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
         lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids, REPLAYED)
     )
     store = open_store(settings)
+    metrics.database.watch(store)
     try:
-        await LiveFeed(store, equipment, replay).run()
+        await LiveFeed(store, equipment, replay, metrics=metrics).run()
     finally:
         await store.close()

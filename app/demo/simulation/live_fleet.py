@@ -26,6 +26,7 @@ from app.demo.simulation.live_files import (
     read_live_fleet,
 )
 from app.features.binning import Floats
+from app.serving.observability.feed_metrics import FeedMetrics
 from app.store.baselines import NewBaseline
 from app.store.readings import Readings
 from app.store.store import Store, open_store
@@ -39,8 +40,12 @@ PAUSE_S = 1.0
 """Between two windows of the last day, which are written in the background."""
 
 
-async def run_fleet(settings: Settings) -> None:
+async def run_fleet(settings: Settings, metrics: FeedMetrics) -> None:
     """Feed the recorded machines into the database of the settings until cancelled.
+
+    Args:
+        settings: of the database.
+        metrics: of this process.
 
     Raises:
         ReadingError: a recording is damaged.
@@ -48,12 +53,13 @@ async def run_fleet(settings: Settings) -> None:
     """
     machines = await asyncio.to_thread(read_live_fleet)
     store = open_store(settings)
+    metrics.database.watch(store)
     try:
         await _persist(store.migrate)
         async with asyncio.TaskGroup() as tasks:
             for machine in machines:
                 await _persist(partial(register, store, machine, datetime.now(UTC)))
-                tasks.create_task(_feed_of(store, machine).run())
+                tasks.create_task(_feed_of(store, machine, metrics).run())
             await _persist(partial(fill_day, store, machines, datetime.now(UTC)))
     finally:
         await store.close()
@@ -132,7 +138,7 @@ def window_readings(machine: LiveMachine, values_TS: Floats, end: datetime) -> R
     )
 
 
-def _feed_of(store: Store, machine: LiveMachine) -> LiveFeed:
+def _feed_of(store: Store, machine: LiveMachine, metrics: FeedMetrics) -> LiveFeed:
     replay = Replay(machine.equipment.sensor_ids, cycles_of(machine.live_NTS, CYCLE_S))
     return LiveFeed(
         store,
@@ -141,4 +147,5 @@ def _feed_of(store: Store, machine: LiveMachine) -> LiveFeed:
         time.time,
         backfill_s=round(machine.equipment.window_s) + EVERY_S,
         every_s=EVERY_S,
+        metrics=metrics,
     )

@@ -128,14 +128,14 @@ def reference_outputs(runner: NetworkRunner, config: ModelConfig) -> dict[str, F
 
 
 def lone_ms(predictor: Predictor) -> tuple[float, int]:
-    """Measure a lone window: milliseconds, and its sensors times steps."""
+    """Measure a lone window: milliseconds, and its cells."""
     lone: Sequence[GraphGroup] = [warm_up_group(predictor.config, 1)]
     spent_s = []
     for _ in range(_LONE_ROUNDS):
         started = time.perf_counter()
         predictor.predict(lone)
         spent_s.append(time.perf_counter() - started)
-    return 1e3 * min(spent_s), lone[0].mask_WST.size
+    return 1e3 * min(spent_s), lone[0].cells
 
 
 def _steps(config: ModelConfig) -> int:

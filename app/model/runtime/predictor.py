@@ -16,8 +16,10 @@ from app.model.graph import Contributions, GraphGroup, Prediction, SkipOutput
 from app.model.ood_detector import OodDetector
 from app.model.skip import LinearSkip
 
-MAX_ROWS = 20_000
-"""Sensors times steps of the windows in one pass; bounds its memory. A larger window runs alone."""
+MAX_CELLS = 44_000
+"""`GraphGroup.cells` of one pass, 99 windows of the rig; bounds its memory and time.
+
+A larger window runs alone."""
 
 
 class PassTooLarge(Exception):
@@ -47,7 +49,7 @@ class Predictor:
         runner: executes the network.
         skip: None for a model without one.
         detector: None for a model without one.
-        max_rows: sensors times steps of a pass that has more than one window.
+        max_cells: of a pass that has more than one window.
     """
 
     def __init__(
@@ -56,13 +58,13 @@ class Predictor:
         runner: NetworkRunner,
         skip: LinearSkip | None = None,
         detector: OodDetector | None = None,
-        max_rows: int = MAX_ROWS,
+        max_cells: int = MAX_CELLS,
     ) -> None:
         self.config = config
         self._runner = runner
         self._skip = skip
         self._detector = detector
-        self._max_rows = max_rows
+        self._max_cells = max_cells
         # the last row, which the number -1 means, is that of components without a set
         grades_G = np.array([*map(len, config.grade_sets), 0])
         self._is_beyond_GK = np.arange(config.grades) >= grades_G[:, None]
@@ -122,7 +124,7 @@ class Predictor:
             raise ValueError(f"expected one window, found {group.windows}: explain one at a time")
         S = group.topology.sensors
         whole = self._predict(group)
-        at_once = max(1, self._max_rows // max(1, group.mask_WST.size))
+        at_once = max(1, self._max_cells // group.cells)
         for first in range(0, S, at_once):
             left_out = range(first, min(first + at_once, S))
             without = self._predict(
@@ -133,7 +135,7 @@ class Predictor:
             yield Contributions((without.health_WV - whole.health_WV).T, distance_VS)
 
     def _predict(self, group: GraphGroup) -> Prediction:
-        at_once = max(1, self._max_rows // max(1, group.mask_WST[:1].size))
+        at_once = max(1, self._max_cells // group.window_cells)
         if group.windows <= at_once:
             return self._pass(group)
         starts = range(0, group.windows, at_once)

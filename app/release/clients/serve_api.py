@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
+from tenacity import wait_random
+from tenacity.wait import wait_base
 
 from app.core.errors import ReleaseError
 
@@ -20,6 +22,10 @@ APPLICATIONS = "/api/serve/applications/"
 TIMEOUT_S = 30.0
 POLL_S = 0.1
 _MESSAGE_CHARACTERS = 600
+
+
+class TokenRefused(ReleaseError):
+    """The dashboard does not accept the token; waiting does not help."""
 
 
 class ReplicaState(BaseModel, frozen=True):
@@ -74,6 +80,13 @@ class ServeApi:
         token: Ray's token, or None without authentication.
         transport: Replaces the network in tests.
     """
+
+    in_force_s = 10.0
+    """Time limit until a change is in force."""
+    outage_s = 10.0
+    """How long reads of the file, or measurements, may fail during a promotion."""
+    retry_wait: wait_base = wait_random(0.02, 0.08)
+    """Seconds between two attempts to get the file; random: two commands must not collide."""
 
     def __init__(
         self, address: str, token: str | None, transport: httpx.AsyncBaseTransport | None = None
@@ -136,6 +149,10 @@ class ServeApi:
                 )
             await asyncio.sleep(POLL_S)
 
+    async def describe(self) -> list[str]:
+        """Return nothing: `applications` says all."""
+        return []
+
     async def _send(self, method: str, body: object = None) -> httpx.Response:
         try:
             answer = await self._client.request(method, APPLICATIONS, json=body)
@@ -145,7 +162,7 @@ class ServeApi:
                 "or correct this address"
             ) from error
         if answer.status_code in {401, 403}:
-            raise ReleaseError(
+            raise TokenRefused(
                 f"expected {self._address} to accept Ray's token, found status "
                 f"{answer.status_code}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
             )

@@ -141,8 +141,8 @@ class ServiceApi:
         )
 
     async def metrics(self) -> str:
-        """Return the metrics of one ingress replica in the Prometheus text format."""
-        return (await self._get("/metrics", headers={"connection": "close"})).text
+        """Return the metrics of all replicas in the Prometheus text format."""
+        return (await self._get("/metrics")).text
 
     async def _machine_of(self, designs: tuple[str, ...]) -> Equipment:
         listed: list[dict[str, Any]] = (await self._get("/v1/equipment")).json()["equipment"]

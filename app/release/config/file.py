@@ -68,40 +68,26 @@ class ConfigFile:
             SettingsError: It cannot be read, or has an invalid key or value.
             ReleaseConflict: It does not have the expected digest.
         """
+        found = self.parse(self.read_text())
+        check_digest(found, self._expected_digest, self.name)
+        return found
+
+    def read_text(self) -> str:
+        """Read the text, which need not be valid.
+
+        Raises:
+            SettingsError: It cannot be read.
+        """
         try:
-            text = self.path.read_bytes().decode("utf-8")
+            return self.path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
                 f"expected the service's configuration in '{self.path}', found: {error}"
             ) from error
-        found = self.parse(text)
-        if self._expected_digest not in (None, found.digest):
-            raise ReleaseConflict(
-                f"expected '{self.name}' with the digest of If-Match, found it changed "
-                f"({found.digest[:12]}): read it and send the request again"
-            )
-        return found
 
     def parse(self, text: str) -> ReadConfig:
-        """Parse a text as content of the file.
-
-        Raises:
-            SettingsError: It has an invalid key or value, or a repeated key.
-        """
-        try:
-            root = yaml.compose(text, Loader=yaml.CSafeLoader)
-            repeated = next(_repeated_keys(root), None)
-            data = yaml.load(text, Loader=yaml.CSafeLoader)
-        except yaml.YAMLError as error:
-            raise SettingsError(
-                f"expected YAML in '{self.name}', found an error: {error}"
-            ) from error
-        if repeated is not None:
-            raise SettingsError(
-                f"'{self.name}' can't be used: {repeated}: only the last would count, remove one"
-            )
-        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        return ReadConfig(text, digest, read_schema(data, self.name), data)
+        """Parse a text as content of the file, see `parse_config`."""
+        return parse_config(text, self.name)
 
     @contextlib.contextmanager
     def locked(self, holder: str) -> Iterator[None]:
@@ -186,6 +172,43 @@ class ConfigFile:
             Path(name).unlink(missing_ok=True)
             raise
         _sync_directory(self.path.parent)
+
+
+def parse_config(text: str, name: str) -> ReadConfig:
+    """Parse a text as Serve configuration.
+
+    Args:
+        text: YAML.
+        name: Of what holds it, for messages.
+
+    Raises:
+        SettingsError: It has an invalid key or value, or a repeated key.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+        repeated = next(_repeated_keys(root), None)
+        data = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"expected YAML in '{name}', found an error: {error}") from error
+    if repeated is not None:
+        raise SettingsError(
+            f"'{name}' can't be used: {repeated}: only the last would count, remove one"
+        )
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return ReadConfig(text, digest, read_schema(data, name), data)
+
+
+def check_digest(found: ReadConfig, expected: str | None, name: str) -> None:
+    """Check that a configuration has a digest; None accepts any.
+
+    Raises:
+        ReleaseConflict: It has another one.
+    """
+    if expected not in (None, found.digest):
+        raise ReleaseConflict(
+            f"expected '{name}' with the digest of If-Match, found it changed "
+            f"({found.digest[:12]}): read it and send the request again"
+        )
 
 
 def _sync_directory(directory: Path) -> None:

@@ -26,6 +26,7 @@ from app.schemas.explain import explain
 from app.schemas.places import place_of, shown
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from app.serving.ingress.traffic import Traffic
+from app.serving.observability.logging import ReplicaConfig
 
 DIAGNOSTICS = "app.main:diagnostics"
 MODEL = "app.main:model"
@@ -263,9 +264,7 @@ def _errors_of(application: Application, place: tuple[str | int, ...]) -> list[s
         elif deployment.name == "Ingress":
             found += _errors(IngressConfig, deployment.user_config, (*here, "user_config"))
         elif deployment.user_config is not None:
-            found.append(
-                f"{place_of((*here, 'user_config'))}: {deployment.name} takes none, remove it"
-            )
+            found += _errors(ReplicaConfig, deployment.user_config, (*here, "user_config"))
     if application.import_path == DIAGNOSTICS and application.deployment("Ingress") is None:
         found.append(
             f"{place_of((*place, 'deployments'))}: expected Ingress with its user_config, found "

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from app.core.errors import InputError
+from app.core.errors import InputError, ReleaseError, UnknownVersion
 from app.serving.ingress.traffic import Machine, Traffic
 
 _DIGITS = 4
@@ -153,11 +153,13 @@ def _own_designs(before: Traffic, version: str) -> tuple[str, ...]:
     release, weights = before.find(version), above_zero(Split.of(before).weights)
     if release is None or release.designs is None:
         return ()
-    serving = [each for each in before.releases if each.version in weights]
+    others = [each for each in before.releases if each.version in weights and each != release]
     is_alone = all(
-        each.designs is not None and set(each.designs) <= set(release.designs) for each in serving
+        each.designs is not None and set(each.designs) <= set(release.designs) for each in others
     )
-    same = all(before.shares(each) == weights for each in release.designs)
+    # else the share would be another one among the versions that serve the design
+    serving = [sum(each.serves(Machine("", name)) for each in others) for name in release.designs]
+    same = all(count in (0, len(others)) for count in serving)
     own = set(before.designs) & set(release.designs)
     return () if is_alone and same and not own else release.designs
 
@@ -260,3 +262,32 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return found if abs(found) < float("inf") else None
+
+
+def orphans_without(traffic: Traffic, version: str) -> list[str]:
+    """Return the designs that only this version can serve.
+
+    Raises:
+        ReleaseError: It answers for machines that another version can serve.
+    """
+    designs = [each for each in traffic.known_designs if version in traffic.shares(each)]
+    shared = [each for each in designs if len(traffic.able(Machine("", each))) > 1]
+    if shared:
+        raise ReleaseError(
+            f"expected a version that answers for no machine, found that version {version} "
+            f"answers for {', '.join(shared)} without weight, as the first one released: give "
+            "another version weight there first"
+        )
+    return designs
+
+
+def served_alone(traffic: Traffic, version: str) -> list[str]:
+    """Return the designs whose machines a version serves although it has no weight."""
+    return [each for each in traffic.known_designs if traffic.shares(each) == {version: 100.0}]
+
+
+def unreleased(version: str, weights: Mapping[str, float]) -> UnknownVersion:
+    """Return the error about a version that is not released."""
+    return UnknownVersion(
+        f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
+    )

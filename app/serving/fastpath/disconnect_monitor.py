@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 from ray import serve
 from ray.serve._private.constants import (
@@ -25,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import ModelUnavailable
+from app.core.errors import BodyTimeout, DeadlineExceeded
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,10 @@ TIMEOUT_S = 60.0
 """Longest duration of a request; equal to `request_timeout_s` in `serve_config.yaml`."""
 ARRIVED = "hydraulic.arrived"
 """Key in the ASGI scope: event loop time at which the request arrived."""
+DEADLINE = "hydraulic.deadline"
+"""Key in the ASGI scope: event loop time until which the caller waits; absent without a limit."""
+SERVE_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
+"""Request headers that control Serve: from a caller they would switch its limits off."""
 NO_TIMEOUT = (b"x-request-timeout-seconds", b"0")
 BYPASS_HEADERS = ((b"x-request-disconnect-disabled", b"?1"), NO_TIMEOUT)
 """Request headers by which Serve watches neither the connection nor the timeout of a request."""
@@ -51,12 +56,12 @@ class WatchedRequest:
     Args:
         receive: the connection's ASGI callable.
         arrived: event loop time.
-        timeout_s: longest duration.
+        deadline: likewise.
     """
 
-    def __init__(self, receive: Receive, arrived: float, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, arrived: float, deadline: float) -> None:
         self._arrived = arrived
-        self._timeout_s = timeout_s
+        self._deadline = deadline
         self.reason: Exception | None = None
         """Why the request was cancelled, or None."""
         self._cancellations = 0
@@ -79,9 +84,15 @@ class WatchedRequest:
             self._task.cancel()
 
     def _reason_to_cancel(self, now: float) -> Exception | None:
-        if now - self._arrived >= self._timeout_s:
-            return ModelUnavailable(
-                f"expected an answer within {self._timeout_s:g} s, found none: try again"
+        if now >= self._deadline:
+            within = f"within {self._deadline - self._arrived:g} s"
+            if not self._is_read:
+                return BodyTimeout(
+                    f"expected the whole body {within}, found a part of it: send it without pauses"
+                )
+            return DeadlineExceeded(
+                f"expected an answer {within}, found none until then: allow more time, request "
+                "less, or try again"
             )
         return ClientDisconnect() if self._is_read and _is_closed(self._receive) else None
 
@@ -119,13 +130,20 @@ class DisconnectMonitor:
 
         Raises:
             ClientDisconnect: the client disconnected; the task's work was cancelled.
-            ModelUnavailable: the request timed out; likewise.
+            BodyTimeout: the body had not arrived when the time was over; likewise.
+            DeadlineExceeded: the work had not ended; likewise.
         """
         loop = asyncio.get_running_loop()
-        request = WatchedRequest(receive, scope.get(ARRIVED, loop.time()), self._timeout_s)
+        arrived = scope.get(ARRIVED, loop.time())
+        deadline = min(arrived + self._timeout_s, scope.get(DEADLINE, inf))
+        request = WatchedRequest(receive, arrived, deadline)
         self._requests.add(request)
         if self._timer is None:
             self._timer = loop.call_later(self._interval_s, self._check, loop)
+        if DEADLINE in scope:  # not at the next interval only
+            own_timer = loop.call_at(deadline, lambda: request.check(loop.time()))
+        else:
+            own_timer = None
         try:
             yield request
         except asyncio.CancelledError:
@@ -134,6 +152,8 @@ class DisconnectMonitor:
                 raise
             raise request.reason from None
         finally:
+            if own_timer is not None:
+                own_timer.cancel()
             self._requests.discard(request)
             request.uncancel()
 
@@ -160,6 +180,31 @@ def _is_closed(receive: Receive) -> bool:
         return is_closed
     next_message.close()  # it waits for the end of the connection
     return False
+
+
+def is_monitored(scope: Scope) -> bool:
+    """Return whether this module watches a request."""
+    if scope["type"] != "http":
+        return False
+    return (scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))) in MONITORED
+
+
+class CallerHeaders:
+    """ASGI middleware that takes Serve's own headers from requests of callers.
+
+    Args:
+        inner: the rest of the application.
+    """
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        headers = scope.get("headers", ())
+        if any(name in SERVE_HEADERS for name, _ in headers):
+            scope["headers"] = [header for header in headers if header[0] not in SERVE_HEADERS]
+        await self._inner(scope, receive, send)
 
 
 class ServeMonitorBypass:
@@ -194,11 +239,14 @@ class ServeMonitorBypass:
 def middlewares() -> list[Middleware]:
     """Return the middleware for each HTTP server that Serve starts in this process.
 
-    None for a proxy, where `DisconnectMonitor` does not run, and none where requests are answered
-    in another thread than the server's.
+    Serve goes on watching in a proxy, where `DisconnectMonitor` does not run, and where requests
+    are answered in another thread than the server's.
     """
+    of_callers = Middleware(CallerHeaders)
     try:
         serve.get_replica_context()
     except RayServeException:
-        return []
-    return [] if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD else [Middleware(ServeMonitorBypass)]
+        return [of_callers]
+    if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
+        return [of_callers]
+    return [of_callers, Middleware(ServeMonitorBypass)]

@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from app.core.errors import HydraulicDiagnosticsError
+from app.core.errors import DeadlineExceeded, HydraulicDiagnosticsError, Overloaded
 from app.schemas.places import shown
 from app.serving.fastpath.direct_routes import DirectRouter
 from app.serving.fastpath.disconnect_monitor import DisconnectMonitor
 from app.serving.http.access_log import AccessLog
 from app.serving.http.auth import Authenticator
+from app.serving.http.deadlines import Deadlines
 from app.serving.http.openapi import document
 from app.serving.http.problems import (
     CLIENT_GONE,
@@ -33,19 +34,23 @@ from app.serving.http.problems import (
     problem_response,
     validation_problem,
 )
+from app.serving.http.rate_limits import RateLimiter
+from app.serving.http.routes.administration import add_administration_routes
 from app.serving.http.routes.baselines import Baselines, add_baseline_routes
 from app.serving.http.routes.common import refuse_unknown_query
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
-from app.serving.http.routes.health import Status, add_health_routes
-from app.serving.http.routes.keys import add_key_routes
+from app.serving.http.routes.health import MetricsSource, Status, add_health_routes
+from app.serving.http.routes.keys import Quotas, add_key_routes
 from app.serving.http.routes.labels import LabelService, add_label_routes
 from app.serving.http.routes.maintenance import MaintenanceService, add_maintenance_routes
 from app.serving.http.routes.pages import add_pages
 from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.http.routes.trainings import add_training_routes
+from app.serving.http.routes.trends import add_trend_routes
+from app.serving.http.security_headers import SecurityHeaders
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
@@ -66,9 +71,12 @@ class Replica:
     maintenance: MaintenanceService
     readings: Readings
     diagnostics: DiagnosisService
+    limiter: RateLimiter
+    quotas: Quotas
     status: Status
     release_service: ReleaseBackend
     metrics: Metrics
+    gatherer: MetricsSource
     store: Store
 
     async def start(self) -> None:
@@ -98,31 +106,37 @@ def build_api(replica: Replica) -> ASGIApp:
         dependencies=[Depends(refuse_unknown_query)],
         docs_url=None,  # `add_pages` adds one that needs no other server
         redoc_url=None,
+        redirect_slashes=False,  # the address of the redirection would have the caller's Host
         generate_unique_id_function=lambda route: route.name,
     )
     authenticator = replica.authenticator
-    add_health_routes(api, replica.status, replica.metrics)
+    api.state.limiter = replica.limiter
+    add_health_routes(api, replica.status, replica.gatherer)
     add_equipment_routes(api, replica.registry, authenticator)
     add_baseline_routes(api, replica.baselines, authenticator)
-    add_reading_routes(api, replica.readings, authenticator)
+    add_reading_routes(api, replica.readings, authenticator, replica.limiter)
     add_label_routes(api, replica.labels, authenticator)
     add_maintenance_routes(api, replica.maintenance, authenticator)
-    add_diagnosis_routes(api, replica.diagnostics, authenticator)
+    add_diagnosis_routes(api, replica.diagnostics, authenticator, replica.limiter)
+    add_trend_routes(api, replica.store, replica.registry, authenticator)
     add_release_routes(
         api,
         replica.status,
         replica.release_service,
         replica.store,
+        replica.store,
         authenticator,
         replica.metrics.replica_name,
     )
-    add_training_routes(api, replica.release_service.trainings, authenticator)
+    add_training_routes(api, replica.release_service.trainings, replica.store, authenticator)
     add_experiment_routes(api, replica.store, authenticator)
-    add_key_routes(api, replica.store, authenticator, lambda: datetime.now(UTC))
+    add_key_routes(api, replica.store, authenticator, lambda: datetime.now(UTC), replica.quotas)
+    add_administration_routes(api, replica.store, authenticator)
     add_pages(api)
     _add_error_responses(api)
     document(api)
-    return AccessLog(DirectRouter(api, DisconnectMonitor()), replica.metrics)
+    routed = Deadlines(DirectRouter(api, DisconnectMonitor()))
+    return AccessLog(SecurityHeaders(routed), replica.metrics)
 
 
 def _add_error_responses(api: FastAPI) -> None:
@@ -130,7 +144,9 @@ def _add_error_responses(api: FastAPI) -> None:
     @api.exception_handler(ValidationError)
     async def known_error(request: Request, error: Exception) -> Response:
         problem = problem_of(error, request.scope["trace_id"])
-        if problem.status >= 500:
+        # those are what overload and slow callers get, and lines for each would add to it
+        is_expected = isinstance(error, Overloaded | DeadlineExceeded)
+        if problem.status >= 500 and not is_expected:
             logger.error(
                 "request failed", extra={"trace_id": problem.trace_id, "reason": str(error)}
             )

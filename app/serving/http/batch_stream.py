@@ -13,7 +13,7 @@ import orjson
 from fastapi.responses import StreamingResponse
 from starlette.types import Scope, Send
 
-from app.serving.fastpath.disconnect_monitor import ARRIVED, TIMEOUT_S
+from app.serving.fastpath.disconnect_monitor import ARRIVED, DEADLINE, TIMEOUT_S
 from app.serving.http.problems import problem_of
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ MARGIN_S = 5.0
 
 def limit_of(scope: Scope) -> float:
     """Return the longest duration of a batch in seconds, given its request's ASGI scope."""
-    return MAX_STREAM_S if ARRIVED in scope else TIMEOUT_S - MARGIN_S
+    longest = MAX_STREAM_S if ARRIVED in scope else TIMEOUT_S - MARGIN_S
+    deadline_s: float | None = scope.get(DEADLINE)
+    if deadline_s is None:
+        return longest
+    return min(longest, deadline_s - asyncio.get_running_loop().time())
 
 
 class BatchStream(StreamingResponse):

@@ -107,6 +107,8 @@ NAMES: Mapping[str, str] = {
     "steps": "equal parts of a window that the network sees one after the other",
     "stride_s": "seconds between the ends of two windows of a run to failure",
     "submitted_at": "when it was submitted",
+    "tenant": "whose machines the key sees",
+    "tenants": "by name",
     "training_id": "of the answer to `POST /v1/trainings`",
     "trainings": "newest first",
     "unit": "of the values",

@@ -23,7 +23,13 @@ certain that is, and why.
 
 Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem
 documents. A path that does not exist is answered with 404, another method of a path with 405 and an
-`Allow` header. Each response has an `X-Trace-Id` header, which also is in the logs."""
+`Allow` header. Each response has an `X-Trace-Id` header, which also is in the logs.
+
+Responses to a key say what is left of its limits in `RateLimit` and `RateLimit-Policy`
+(draft-ietf-httpapi-ratelimit-headers); beyond them the answer is 429.
+
+With `X-Request-Timeout-Ms` (1 to 60000) a request is answered with 504 when that time has passed,
+and its work is cancelled."""
 
 TAGS = (
     {"name": "health", "description": "Probes and metrics; they need no API key"},
@@ -42,27 +48,31 @@ _DESCRIPTIONS: Mapping[int, str] = {
     401: "The request has no API key, or an unknown one",
     403: "The API key lacks the scope of this route",
     404: "What the request names does not exist",
+    408: "The body did not arrive in time",
     409: "The present state does not allow it",
     413: "The request is larger than the service accepts",
     422: "The request can't be used; the problem names the field",
     CLIENT_GONE: "The client disconnected before the answer; in logs and metrics only",
+    429: "A limit of the API key is used up; see RateLimit and Retry-After",
     500: "The service failed; report it with the trace id",
     501: "This installation does not support it",
     503: "The service can't answer now; repeat the request after the time in Retry-After",
-    504: "The request takes longer than the service works on one",
+    504: "The request takes longer than the service, or `X-Request-Timeout-Ms`, allows",
+}
+_RETRY_AFTER: Mapping[str, Any] = {
+    "Retry-After": {
+        "description": "seconds to wait before the next try",
+        "schema": {"type": "integer", "examples": [RETRY_AFTER_S]},
+    }
 }
 _HEADERS: Mapping[int, Mapping[str, Any]] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string", "examples": ["Bearer"]}}},
-    503: {
-        "Retry-After": {
-            "description": "seconds to wait before the next try",
-            "schema": {"type": "integer", "examples": [RETRY_AFTER_S]},
-        }
-    },
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
-_OF_ALL = (422, 500)
-_WITH_KEY = (401, 403, 503)
-_WITH_BODY = (413, CLIENT_GONE)
+_OF_ALL = (422, 500, 504)
+_WITH_KEY = (401, 403, 429, 503)
+_WITH_BODY = (408, 413, CLIENT_GONE)
 
 
 class _Reference(dict[str, Any]):

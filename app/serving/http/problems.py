@@ -102,8 +102,11 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.UnknownError, 404, "not-found", "There is no such thing"),
     _Kind(errors.Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
     _Kind(errors.Forbidden, 403, "forbidden", "The API key lacks a scope"),
+    _Kind(errors.QuotaExceeded, 409, "quota", "The quota of the installation is used up"),
+    _Kind(errors.RateExceeded, 429, "rate-limited", "A limit of the API key is used up"),
     _Kind(errors.ConflictError, 409, "conflict", "What is stored does not allow the change"),
     _Kind(errors.LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
+    _Kind(errors.BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
     _Kind(errors.DeadlineExceeded, 504, "deadline", "The request takes too long"),
     _Kind(
         errors.ReleaseConflict,
@@ -114,6 +117,7 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(
         errors.ReleasesElsewhere, 501, "releases-elsewhere", "Releases can't be changed from here"
     ),
+    _Kind(errors.ReleasesUnavailable, 503, "releases-unavailable", "Releases can't be changed now"),
     _Kind(
         errors.ReleaseError, 422, "release-refused", "The release was refused; nothing has changed"
     ),
@@ -121,6 +125,7 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.TrainingRefused, 409, "training-refused", "The training can't be started"),
     _Kind(errors.ClusterUnavailable, 503, "cluster-unavailable", "The cluster can't be reached"),
     _Kind(errors.StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
+    _Kind(errors.Overloaded, 503, "overloaded", "The service is overloaded"),
     _Kind(errors.ModelUnavailable, 503, "model-unavailable", "No model version answers"),
     _Kind(errors.StoreError, 500, "store", "The database refused"),
     _Kind(errors.CheckpointError, 500, "checkpoint", "A checkpoint can't be used"),
@@ -154,6 +159,9 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
     for kind in _KINDS:
         if isinstance(error, kind.error):
             findings = getattr(error, "findings", ())[:MAX_LISTED_ERRORS]
+            more: dict[str, Any] = {}
+            if isinstance(error, errors.RateExceeded):
+                more = {"retry_after_s": error.retry_after_s}
             return Problem(
                 type=TYPE_PREFIX + kind.slug,
                 title=kind.title,
@@ -162,6 +170,7 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
                 field=error.field,
                 errors=tuple(FieldError(field=place, detail=text) for place, text in findings),
                 trace_id=trace_id,
+                **more,
             )
     return Problem(
         type=TYPE_PREFIX + "internal",
@@ -210,6 +219,8 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
     headers = {"x-trace-id": problem.trace_id, **(headers or {})}
     if problem.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)
+    if problem.status == 429:
+        headers["retry-after"] = str((problem.model_extra or {})["retry_after_s"])
     if problem.status == 401:
         headers["www-authenticate"] = "Bearer"
     body = orjson.dumps(problem.model_dump(mode="json"))

@@ -2,14 +2,20 @@
 
 Serve answers some requests before or instead of the application, in plain text: a request that
 takes too long, one too many, a path outside the application. `cluster/ray.env` names `middlewares`
-in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Such a request has a trace id and an access line too.
 """
+
+import logging
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.serving.fastpath import disconnect_monitor
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response, trace_id_of
+from app.serving.http.request_ids import RequestIds
+from app.serving.observability.logging import ACCESS_LOGGER
+
+logger = logging.getLogger(ACCESS_LOGGER)
 
 _OWN_PATHS = "/-/"
 """Serve's own health checks, which other programs read."""
@@ -41,6 +47,8 @@ class ServeErrors:
         if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
             await self._inner(scope, receive, send)
             return
+        parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        scope["trace_id"] = trace_id_of(parent.decode("latin-1"))
         started = replaced = False
 
         async def translate(message: Message) -> None:
@@ -69,18 +77,23 @@ def _is_text(message: Message) -> bool:
 
 
 async def _respond(status: int, scope: Scope, receive: Receive, send: Send) -> None:
-    parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+    fields = {"method": scope["method"], "route": "other", "status": status}
+    logger.info("access", extra=fields | {"trace_id": scope["trace_id"]})
     slug, expected = _DETAILS.get(status, _OTHER)
     problem = Problem(
         type=TYPE_PREFIX + slug,
         title=_TITLES.get(status, "The service failed"),
         status=status,
         detail=f"expected {expected}",
-        trace_id=trace_id_of(parent.decode("latin-1")),
+        trace_id=scope["trace_id"],
     )
     await problem_response(problem)(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middleware for each HTTP server that Serve starts in this process."""
-    return [*disconnect_monitor.middlewares(), Middleware(ServeErrors)]
+    """Return the middleware of each HTTP server that Serve starts here, the outermost last."""
+    return [
+        *disconnect_monitor.middlewares(),
+        Middleware(ServeErrors),
+        Middleware(RequestIds),
+    ]

@@ -8,7 +8,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.diagnosis.input_quality import Thresholds
+from app.serving.http.rate_limits import RateLimits
+from app.serving.ingress.quotas import QuotaConfig
 from app.serving.ingress.traffic import Traffic
+from app.serving.observability.logging import LogConfig
 
 MAX_RETENTION_DAYS = 36_500
 
@@ -38,15 +41,26 @@ class ModelArgs(BaseModel):
 
 
 class IngressConfig(BaseModel):
-    """The ingress's `user_config`: releases with their weights, thresholds and retention."""
+    """The ingress's `user_config`: releases, thresholds, limits, retention and logging."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     traffic: Traffic
     thresholds: Thresholds = Thresholds()
+    limits: RateLimits = RateLimits()
+    quotas: QuotaConfig = QuotaConfig()
+    max_wait_ms: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=60_000,
+            description="how long a single request may wait for its turn before others are refused",
+        ),
+    ] = 2_000.0
     retention_days: Annotated[
         float | None,
         Field(
             gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything"
         ),
     ] = None
+    logging: LogConfig = LogConfig()

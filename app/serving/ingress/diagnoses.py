@@ -1,23 +1,25 @@
 """From requests to diagnoses: finds the machine, chooses the version, caches and micro-batches.
 
-The work of a batch is in `batch`; the meaning of a request in `windows`. A response is JSON bytes,
-made once. An item that can't be answered yields its error and does not affect the others.
+The work of a batch is in `batch`, what one holds in `diagnosis_batchers`; the meaning of a request
+in `windows`. A response is JSON bytes, made once. An item that can't be answered yields its error
+and does not affect the others.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain
 from math import inf
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any
 
 from app.core.errors import (
-    DeadlineExceeded,
     HydraulicDiagnosticsError,
-    ModelUnavailable,
+    Overloaded,
+    StoreUnavailable,
     UnknownDiagnosis,
 )
 from app.diagnosis.input_quality import Thresholds
@@ -25,23 +27,29 @@ from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
 from app.serving.ingress.batch import BatchDiagnosis, BatchItem, DiagnosisParts, Outcome
-from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, MicroBatchers, Work
+from app.serving.ingress.diagnosis_batchers import DiagnosisBatchers
+from app.serving.ingress.item_groups import (
+    deadline_exceeded,
+    groups_of,
+    outcomes_of_group,
+    outcomes_of_items,
+)
+from app.serving.ingress.last_diagnoses import LastDiagnoses
 from app.serving.ingress.response_cache import ResponseCache, ResponseKey
 from app.serving.ingress.shadows import Shadows
 from app.serving.ingress.traffic import machine_of
 from app.serving.ingress.windows import resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
+from app.serving.observability.ecs import current_traces
+from app.store.caller import DEFAULT_TENANT, current_caller
 from app.store.diagnoses import StoredDiagnosis
 
 logger = logging.getLogger(__name__)
 
-GROUP_ITEMS = 32
-"""Items of a large batch that are resolved together."""
-EXPLAINED_ITEMS = 8
-"""Items that an item with `explain` counts as: it takes a forward pass for each sensor."""
-ITEM_S = 60.0
-"""Longest time from the start of an item's group to its outcome, as of a single request."""
+LARGE_TOPOLOGY = 200
+"""Components and connections of an inline topology that is read in a thread: reading 4,500 of them
+takes .03 to .15 s."""
 MAX_GROUPS = 8
 """Groups of one large batch in progress: two fill a micro-batch, so each of four stages has one."""
 MAX_GROUPS_SHARED = 4
@@ -49,11 +57,8 @@ MAX_GROUPS_SHARED = 4
 SHARED_S = 1.0
 
 
-class _Kind(NamedTuple):
-    """What the requests of one micro-batch have in common."""
-
-    version: str
-    explain: bool
+def _free(_: int) -> None:
+    """Charge nothing."""
 
 
 class Diagnostics:
@@ -71,13 +76,14 @@ class Diagnostics:
             attrgetter("diagnosis_id"),
             metrics.queue_length,
             metrics.unstored,
-        )
-        self._batchers: MicroBatchers[BatchItem, bytes] = MicroBatchers(
-            self._work_of, BatchingConfig(), metrics.batch_size.observe
+            observe=metrics.stages["store"].observe,
         )
         self._shadows = Shadows(router, store, metrics, lambda: self._batchers.crowded)
         self._batch = BatchDiagnosis(parts, self._write_queue, self._shadows)
+        self._batchers = DiagnosisBatchers(self._batch, metrics)
         self._cache = ResponseCache(metrics, lambda: parts.now().timestamp())
+        self._last = LastDiagnoses()
+        self._max_wait_s = inf
         self._singles = 0
         """Single requests in progress."""
         self._last_single_s = -inf
@@ -96,53 +102,107 @@ class Diagnostics:
         await self._batch.trends.close()
         await self._write_queue.close()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its background work has not ended by itself."""
+        return self._write_queue.is_alive and self._shadows.is_alive
+
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Change the thresholds of states and abstention for later diagnoses."""
         self._batch.thresholds = thresholds
         self._cache.clear()
 
     def note_maintenance(self, equipment_id: str) -> None:
-        """Drop what the maintenance of a machine voids: its cached responses and trends."""
+        """Drop what the maintenance of a machine voids: its responses, trends, last diagnosis."""
+        self._last.forget(equipment_id)
         self._cache.forget(equipment_id)
         self._batch.trends.forget(equipment_id)
 
-    async def answer(self, request: DiagnosisRequest) -> bytes:
+    def set_max_wait(self, max_wait_s: float) -> None:
+        """Change how long single requests may wait for a batch before later ones are refused."""
+        self._max_wait_s = max_wait_s
+
+    def check_load(self) -> None:
+        """Refuse a single request before it costs anything, while those before it wait too long.
+
+        Raises:
+            Overloaded: one has waited for longer than `set_max_wait` allows.
+        """
+        if self._batchers.longest_wait_s > self._max_wait_s:
+            raise Overloaded(
+                f"expected requests to wait at most {self._max_wait_s:g} s for their turn, found "
+                "one that has waited longer: try again in a few seconds"
+            )
+
+    async def answer(
+        self,
+        request: DiagnosisRequest,
+        charge: Callable[[int], None] = _free,
+        *,
+        background: bool = False,
+    ) -> bytes:
         """Answer one request with a diagnosis as JSON.
+
+        Args:
+            request: to answer.
+            charge: counts what it costs, see `Resolved.units`; raises what refuses it.
+            background: whether all others go first.
 
         Raises:
             HydraulicDiagnosticsError: the request can't be answered.
         """
         self._singles += 1
         try:
-            registered = None
-            if request.equipment is None:
-                registered = await self._parts.registry.topology(
-                    request.equipment_id, any_age=request.readings is None
-                )
-            item = self._route(request, registered)
-            submit = partial(self._batcher_of(item).submit, item, item.resolved.weight)
-            if item.resolved.inline is not None:
-                return await submit()
-            return await self._cache.get(_key_of(item), item.resolved.equipment.grid_s, submit)
+            with tracing.span("find equipment"):
+                registered = None
+                if request.equipment is None:
+                    registered = await self._parts.registry.topology(
+                        request.equipment_id, any_age=request.readings is None
+                    )
+                item = await self._route(request, registered)
+                charge(item.resolved.units)
+            with tracing.span("answer"):
+                item = item.called_by(tracing.current_span())
+                submit = partial(self._batchers.submit, item, background=background)
+                if item.resolved.inline is not None:
+                    return await submit()
+                grid_s = item.resolved.equipment.grid_s
+                body = await self._cache.get(_key_of(item), grid_s, submit)
+                self._last.note(request, body)
+        except StoreUnavailable:
+            last = self._last.of(request, self._parts.now())
+            if last is None:
+                raise
+            self._parts.metrics.stale_answers.inc()
+            return last
+        else:
+            return body
         finally:
             self._singles -= 1
             self._last_single_s = asyncio.get_running_loop().time()
 
     async def answer_many(
-        self, items: Sequence[DiagnosisRequest | Exception], limit_s: float
+        self,
+        items: Sequence[DiagnosisRequest | Exception],
+        limit_s: float,
+        charge: Callable[[int], None] = _free,
+        *,
+        background: bool = False,
     ) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
         """Answer many requests; yields lists of (index, outcome) as groups are ready.
 
         Args:
             items: requests, or why there is none.
             limit_s: longest time; items without an outcome then have `DeadlineExceeded`.
+            charge: see `answer`; an item that it refuses has its error.
+            background: see `answer`.
         """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
         invalid = [(index, item) for index, item in enumerate(items) if isinstance(item, Exception)]
         if invalid:
             yield list(invalid)
-        groups = _groups(items)
+        groups = groups_of(items)
         running: dict[asyncio.Task[list[Outcome]], Sequence[int]] = {}
         is_first = True
         try:
@@ -150,7 +210,11 @@ class Diagnostics:
                 most = MAX_GROUPS_SHARED if is_first or self._serves_singles() else MAX_GROUPS
                 while len(running) < most and (group := next(groups, None)) is not None:
                     indices, of_group = zip(*group, strict=True)
-                    running[asyncio.create_task(self._answer_group(of_group))] = indices
+                    running[
+                        asyncio.create_task(
+                            self._answer_group(of_group, charge, background=background)
+                        )
+                    ] = indices
                 if not running:
                     return
                 done, _ = await asyncio.wait(
@@ -161,9 +225,9 @@ class Diagnostics:
                 is_first = False
                 for task in done:
                     positions = running.pop(task)
-                    yield list(zip(positions, _outcomes(task, len(positions)), strict=True))
+                    yield list(zip(positions, outcomes_of_group(task, len(positions)), strict=True))
                 if not done:
-                    late = _late(
+                    late = deadline_exceeded(
                         f"the outcomes of a batch within {limit_s:g} s", "send smaller batches"
                     )
                     left = [index for group in groups for index, _ in group]
@@ -177,7 +241,13 @@ class Diagnostics:
         now_s = asyncio.get_running_loop().time()
         return self._singles > 0 or now_s < self._last_single_s + SHARED_S
 
-    async def _answer_group(self, requests: Sequence[DiagnosisRequest]) -> list[Outcome]:
+    async def _answer_group(
+        self,
+        requests: Sequence[DiagnosisRequest],
+        charge: Callable[[int], None],
+        *,
+        background: bool,
+    ) -> list[Outcome]:
         by_id = [item for item in requests if item.equipment is None]
         stored = [item.equipment_id for item in by_id if item.readings is None]
         # no window is read for these, so nothing would show that a remembered topology has changed
@@ -192,7 +262,8 @@ class Diagnostics:
                 outcomes.append(known)
                 continue
             try:
-                item = self._route(request, known)
+                item = await self._route(request, known)
+                charge(item.resolved.units)
             except HydraulicDiagnosticsError as error:
                 outcomes.append(error)
                 continue
@@ -204,44 +275,40 @@ class Diagnostics:
             body = None if is_inline else self._cache.cached(_key_of(item))
             outcomes.append(body)
             if body is None:
-                batcher = self._batcher_of(item)
-                submitted.append(batcher.submit(item, item.resolved.weight, bulk=True))
-        try:
-            if submitted:
-                await asyncio.wait(submitted, timeout=ITEM_S)
-            answered = [_outcome_of(future) for future in submitted]
-        finally:
-            for future in submitted:
-                future.cancel()  # of a caller that disconnected, or late; the others are done
-        found = iter(answered)
-        return [next(found) if outcome is None else outcome for outcome in outcomes]
+                submitted.append(self._batchers.submit(item, bulk=True, background=background))
+        found = iter(await outcomes_of_items(submitted))
+        made = [next(found) if outcome is None else outcome for outcome in outcomes]
+        return [
+            self._or_last(request, outcome) for request, outcome in zip(requests, made, strict=True)
+        ]
 
-    def _route(self, request: DiagnosisRequest, registered: Equipment | None) -> BatchItem:
+    def _or_last(self, request: DiagnosisRequest, outcome: Outcome) -> Outcome:
+        """Return the last known diagnosis instead of the error that the database is away."""
+        if isinstance(outcome, bytes):
+            self._last.note(request, outcome)
+        elif isinstance(outcome, StoreUnavailable):
+            last = self._last.of(request, self._parts.now())
+            if last is not None:
+                self._parts.metrics.stale_answers.inc()
+                return last
+        return outcome
+
+    async def _route(self, request: DiagnosisRequest, registered: Equipment | None) -> BatchItem:
         """Resolve a request and choose its version.
 
         Raises:
             HydraulicDiagnosticsError: the request can't be answered.
         """
-        resolved = resolve(request, registered, self._parts.now())
+        now = self._parts.now()
+        if request.equipment is not None and _size_of(request.equipment) > LARGE_TOPOLOGY:
+            resolved = await asyncio.to_thread(resolve, request, registered, now)
+        else:
+            resolved = resolve(request, registered, now)
         releases = self._parts.router.releases_for(
             machine_of(resolved.equipment), request.model_version
         )
-        return BatchItem(resolved, releases, tracing.current_span())
-
-    def _batcher_of(self, item: BatchItem) -> MicroBatcher[BatchItem, bytes]:
-        return self._batchers.to(_Kind(item.releases[0].version, item.resolved.request.explain))
-
-    def _work_of(self, kind: Hashable) -> "Work[BatchItem, bytes]":
-        assert isinstance(kind, _Kind)
-
-        async def work(items: Sequence[BatchItem]) -> list[Outcome]:
-            callers = [item.caller for item in items]
-            with tracing.batch_span(
-                "diagnose", callers, version=kind.version, explain=kind.explain, windows=len(items)
-            ):
-                return await self._batch.diagnose(items, explain=kind.explain)
-
-        return work
+        item = BatchItem(resolved, releases, time.perf_counter(), traces=current_traces())
+        return item.called_by(tracing.current_span())
 
     async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
         """Return a diagnosis as JSON, also one that is still queued for the store.
@@ -250,7 +317,8 @@ class Diagnostics:
             UnknownDiagnosis: there is none with this id.
         """
         queued = self._write_queue.queued(diagnosis_id)
-        if queued is not None:
+        caller = current_caller()
+        if queued is not None and caller.tenant in (None, queued.tenant or DEFAULT_TENANT):
             return queued.body.encode()
         body = await self._parts.store.get_diagnosis(diagnosis_id)
         if body is None:
@@ -274,9 +342,16 @@ class Diagnostics:
         return await self._parts.store.diagnosis_history(equipment_id, *interval, limit, after)
 
 
+def _size_of(topology: Mapping[str, Any]) -> int:
+    """Return about how many parts an inline topology has, which is not validated yet."""
+    parts = (topology.get("components"), topology.get("connections"))
+    return sum(len(each) for each in parts if isinstance(each, list | tuple))
+
+
 def _key_of(item: BatchItem) -> ResponseKey:
     equipment, request = item.resolved.equipment, item.resolved.request
     return ResponseKey(
+        tenant=current_caller().tenant,
         equipment_id=equipment.equipment_id,
         revision=equipment.revision,
         first_bin=item.resolved.bins.first,
@@ -284,47 +359,3 @@ def _key_of(item: BatchItem) -> ResponseKey:
         forced=request.model_version is not None,
         explain=request.explain,
     )
-
-
-def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:
-    """Return the outcomes of a group; an unexpected error becomes the outcome of all its items."""
-    try:
-        return task.result()
-    except Exception as error:
-        logger.exception("group of a batch failed", extra={"items": count})
-        return [error] * count
-
-
-def _outcome_of(future: asyncio.Future[bytes]) -> Outcome:
-    if not future.done():
-        return _late(f"an outcome of each item within {ITEM_S:g} s", "request less at a time")
-    if future.cancelled():
-        return ModelUnavailable("expected an answer, found its work cancelled: try again")
-    error = future.exception()
-    if error is None:
-        return future.result()
-    if not isinstance(error, Exception):
-        raise error
-    return error
-
-
-def _late(expected: str, what_to_do: str) -> DeadlineExceeded:
-    return DeadlineExceeded(f"expected {expected}, found none until then: {what_to_do}")
-
-
-def _groups(
-    items: Sequence[DiagnosisRequest | Exception],
-) -> Iterator[list[tuple[int, DiagnosisRequest]]]:
-    """Yield the requests with their indices, in groups of about the same work."""
-    group: list[tuple[int, DiagnosisRequest]] = []
-    size = 0
-    for index, item in enumerate(items):
-        if isinstance(item, Exception):
-            continue
-        group.append((index, item))
-        size += EXPLAINED_ITEMS if item.explain else 1
-        if size >= GROUP_ITEMS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group

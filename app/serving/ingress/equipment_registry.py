@@ -4,7 +4,8 @@ A diagnosis of stored readings uses a topology of any age: the statement that re
 returns the registered revision, and `renew` is called when that differs; it also returns the
 baseline in force. Everything else looks both up again after `TOPOLOGY_CACHE_S`. A change is seen at
 once on this replica and in diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A
-known topology serves on while the database is away.
+known topology serves on while the database is away. Each tenant has a view of its own, which the
+row-level security of the database decides.
 """
 
 import asyncio
@@ -27,8 +28,10 @@ from app.schemas.equipment import Equipment, EquipmentSummary
 from app.schemas.places import some_of
 from app.schemas.topology import Finding, lint, read_equipment
 from app.serving.http.routes.equipment import PurgeAnswer, PutAnswer
+from app.serving.ingress.quotas import Quotas
 from app.serving.ingress.version_router import VersionRouter
 from app.store.baselines import StoredBaseline
+from app.store.caller import DEFAULT_TENANT, current_caller
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
@@ -71,6 +74,7 @@ class EquipmentRegistry:
         declared: machines of the configuration, which serve also if the database was away from the
             start.
         router: the released versions; None without any.
+        quotas: of the installation; None without any.
     """
 
     def __init__(
@@ -78,11 +82,14 @@ class EquipmentRegistry:
         store: Store,
         declared: Sequence[Equipment] = (),
         router: VersionRouter | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._store = store
         self._router = router
+        self._quotas = quotas
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
-        self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
+        self._views: LRUCache[str, dict[str | None, _Entry]] = LRUCache(MAX_TOPOLOGIES)
+        """By machine what each tenant sees of it; None is the service itself."""
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
         self._baselines: LRUCache[str, StoredBaseline] = LRUCache(
             MAX_BASELINE_BYTES, lambda each: min(len(each.moments), MAX_BASELINE_BYTES)
@@ -110,6 +117,7 @@ class EquipmentRegistry:
         Raises:
             TopologyError: the linter found errors.
             InputError: the body is about another equipment than the path.
+            QuotaExceeded: it would be one machine too many.
         """
         equipment = read_equipment(body, "the body")
         if equipment.equipment_id != equipment_id:
@@ -118,6 +126,9 @@ class EquipmentRegistry:
                 f"'{equipment.equipment_id}': make them equal",
                 "equipment_id",
             )
+        known = (await self.topologies([equipment_id]))[equipment_id]
+        if isinstance(known, UnknownEquipment) and self._quotas is not None:
+            await self._quotas.check_equipment()
         put = await self._store.put_equipment(equipment, actor)
         self._change(equipment_id, equipment)
         if put.restored:
@@ -207,7 +218,7 @@ class EquipmentRegistry:
         found: dict[str, TopologyOrError] = {}
         stale: list[str] = []
         for equipment_id in dict.fromkeys(equipment_ids):
-            known = self._topologies.get(equipment_id)
+            known = self._known(equipment_id)
             if known is None or (now >= known.fresh_until and not (any_age and known.equipment)):
                 stale.append(equipment_id)
             else:
@@ -217,7 +228,7 @@ class EquipmentRegistry:
     async def renew(self, equipment_ids: Sequence[str]) -> dict[str, TopologyOrError]:
         """Return the registered topology of each machine, or its error, by one statement."""
         for equipment_id in equipment_ids:
-            known = self._topologies.get(equipment_id)
+            known = self._known(equipment_id)
             if known is not None and known.equipment is not None:
                 # if the database is away, others go on with what was known meanwhile
                 self._remember(
@@ -234,7 +245,7 @@ class EquipmentRegistry:
         found: dict[str, TopologyOrError] = {}
         for equipment_id in equipment_ids:
             record = records.get(equipment_id)
-            known = self._topologies.get(equipment_id)
+            known = self._known(equipment_id)
             if equipment_id not in changed or known is None:
                 if record is None:
                     known = self._remember(equipment_id, None)
@@ -249,7 +260,7 @@ class EquipmentRegistry:
 
     def baseline_id(self, equipment_id: str) -> str | None:
         """Return the baseline in force of a machine as last seen here; None without one."""
-        known = self._topologies.get(equipment_id)
+        known = self._known(equipment_id)
         return None if known is None else known.baseline_id
 
     async def baselines(self, baseline_ids: Collection[str]) -> dict[str, StoredBaseline]:
@@ -287,6 +298,7 @@ class EquipmentRegistry:
     ) -> None:
         """Remember what this replica has made of a machine, also against running look-ups."""
         baseline_id = None if equipment is None else self.baseline_id(equipment_id)
+        self._views.pop(equipment_id, None)
         self._remember(equipment_id, equipment, deleted_at, baseline_id=baseline_id)
         for changed in self._lookups:
             changed.add(equipment_id)
@@ -294,10 +306,12 @@ class EquipmentRegistry:
 
     def _last_known(self, equipment_id: str) -> Equipment | UnknownEquipment | None:
         """Return what to use while the database is away, and keep a topology fresh for a while."""
-        known = self._topologies.get(equipment_id)
+        known = self._known(equipment_id)
         if known is not None and known.deleted_at is not None:
             return known.outcome(equipment_id)
-        equipment = (known and known.equipment) or self._declared.get(equipment_id)
+        equipment = known and known.equipment
+        if equipment is None and current_caller().tenant in (None, DEFAULT_TENANT):
+            equipment = self._declared.get(equipment_id)
         if equipment is not None:
             self._remember(
                 equipment_id,
@@ -319,8 +333,11 @@ class EquipmentRegistry:
         if equipment is not None:
             equipment = self._with_shared_structure(equipment)
         entry = _Entry(time.monotonic() + for_s, equipment, deleted_at, baseline_id)
-        self._topologies[equipment_id] = entry
+        self._views.setdefault(equipment_id, {})[current_caller().tenant] = entry
         return entry
+
+    def _known(self, equipment_id: str) -> _Entry | None:
+        return self._views.get(equipment_id, {}).get(current_caller().tenant)
 
     def _with_shared_structure(self, equipment: Equipment) -> Equipment:
         """Return the machine with the component objects of the first one of equal structure."""

@@ -1,8 +1,10 @@
 """Micro-batching: items that wait at the same time are worked on together.
 
 A lone item starts at once; while batches run, the next items gather. Single items go before bulk
-items, which keep a share of every batch. Every item gets an outcome of its own unless it is
-cancelled; when a batch fails, its items are tried alone.
+items, which keep a share of every batch. Background items take what room is left, and start on
+their own only when nothing else runs. Every item gets an outcome of its own unless it is
+cancelled; when a batch fails, its items are tried alone. The work of a batch is cancelled once all
+of its items are.
 """
 
 import asyncio
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+from app.core.tasks import end_tasks
+
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -21,6 +25,7 @@ Outcome = TypeVar("Outcome")
 
 Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
 """Works on a batch; returns an outcome, or the error, of each item in order."""
+Started = Callable[[Sequence[float]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +65,18 @@ class MicroBatcher(Generic[Item, Outcome]):
     Args:
         work: works on a batch.
         config: see `BatchingConfig`.
-        started: called with the size of each batch that starts.
+        started: called with the waits of each batch that starts, in seconds, one an item.
     """
 
     def __init__(
-        self, work: "Work[Item, Outcome]", config: BatchingConfig, started: Callable[[int], None]
+        self, work: "Work[Item, Outcome]", config: BatchingConfig, started: Started
     ) -> None:
         self._work = work
         self._config = config
         self._started = started
         self._single: deque[_Waiting[Item, Outcome]] = deque()
         self._bulk: deque[_Waiting[Item, Outcome]] = deque()
+        self._background: deque[_Waiting[Item, Outcome]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._running_items = 0
         self._scheduled: asyncio.Handle | None = None
@@ -81,9 +87,31 @@ class MicroBatcher(Generic[Item, Outcome]):
         self._context = Context()
 
     @property
+    def waiting(self) -> int:
+        """Number of items that wait."""
+        return len(self._single) + len(self._bulk)
+
+    @property
+    def running(self) -> int:
+        """Number of batches that are worked on."""
+        return len(self._running)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not (self._single or self._bulk or self._running)
+        return not (self._single or self._bulk or self._background or self._running)
+
+    @property
+    def wait_s(self) -> float:
+        """How long the first single item has waited; 0 when none waits."""
+        if not self._single:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._single[0].since
+
+    @property
+    def waiting_single(self) -> int:
+        """Number of single items that no batch has taken yet."""
+        return len(self._single)
 
     @property
     def crowded(self) -> bool:
@@ -91,7 +119,7 @@ class MicroBatcher(Generic[Item, Outcome]):
         return bool(self._running) and len(self._single) + len(self._bulk) >= self._start_size
 
     def submit(
-        self, item: Item, weight: int = 1, *, bulk: bool = False
+        self, item: Item, weight: int = 1, *, bulk: bool = False, background: bool = False
     ) -> "asyncio.Future[Outcome]":
         """Queue an item for a batch.
 
@@ -99,13 +127,15 @@ class MicroBatcher(Generic[Item, Outcome]):
             item: to work on.
             weight: its part of a batch's `BatchingConfig.weight`.
             bulk: whether it is one of many items of one caller.
+            background: whether nobody waits for it, such as of continuous monitoring.
 
         Returns:
             A future of its outcome. Cancelling it removes the item from the queue.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
-        (self._bulk if bulk else self._single).append(_Waiting(item, weight, loop.time(), future))
+        queue = self._background if background else self._bulk if bulk else self._single
+        queue.append(_Waiting(item, weight, loop.time(), future))
         if self._scheduled is None:
             # items that arrive in the same turn of the loop are batched together
             self._scheduled = loop.call_soon(self._start_batches, context=self._context)
@@ -114,13 +144,11 @@ class MicroBatcher(Generic[Item, Outcome]):
     async def close(self) -> None:
         """Cancel all items, waiting or running."""
         self._closed = True
-        for waiting in (*self._single, *self._bulk):
-            waiting.future.cancel()
-        self._single.clear()
-        self._bulk.clear()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for queue in (self._single, self._bulk, self._background):
+            for waiting in queue:
+                waiting.future.cancel()
+            queue.clear()
+        await end_tasks(self._running)
 
     def _start_batches(self) -> None:
         self._scheduled = None
@@ -135,6 +163,10 @@ class MicroBatcher(Generic[Item, Outcome]):
             task = asyncio.ensure_future(self._run(batch))
             self._running.add(task)
             task.add_done_callback(partial(self._on_done, batch), context=self._context)
+            for waiting in batch:
+                waiting.future.add_done_callback(
+                    partial(_cancel_unwanted, task, batch), context=self._context
+                )
         if (self._single or self._bulk) and len(self._running) < self._config.running:
             due = self._oldest() + self._config.age_s
             self._timer = asyncio.get_running_loop().call_at(
@@ -143,8 +175,10 @@ class MicroBatcher(Generic[Item, Outcome]):
 
     def _may_start(self) -> bool:
         waiting = len(self._single) + len(self._bulk)
-        if not waiting or len(self._running) >= self._config.running:
+        if len(self._running) >= self._config.running:
             return False
+        if not waiting:
+            return bool(self._background) and not self._running
         if waiting >= self._start_size:
             return True
         return asyncio.get_running_loop().time() >= self._oldest() + self._config.age_s
@@ -172,7 +206,8 @@ class MicroBatcher(Generic[Item, Outcome]):
             weight = self._take(self._bulk, 1, weight, batch)
         weight = self._take(self._single, self._config.size - reserved + len(batch), weight, batch)
         weight = self._take(self._bulk, self._config.size, weight, batch)
-        self._take(self._single, self._config.size, weight, batch)
+        weight = self._take(self._single, self._config.size, weight, batch)
+        self._take(self._background, self._config.size, weight, batch)
         return batch
 
     def _take(
@@ -194,7 +229,8 @@ class MicroBatcher(Generic[Item, Outcome]):
 
     async def _run(self, batch: Sequence[_Waiting[Item, Outcome]]) -> None:
         try:
-            self._started(len(batch))
+            now = asyncio.get_running_loop().time()
+            self._started([now - waiting.since for waiting in batch])
             outcomes = _as_many(await self._work([waiting.item for waiting in batch]), len(batch))
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -244,18 +280,18 @@ class MicroBatchers(Generic[Item, Outcome]):
 
     Args:
         work_of: returns the work of a kind.
-        config: of each micro-batcher.
-        started: called with the size of each batch that starts.
+        config_of: returns how items of a kind are batched.
+        started: see `MicroBatcher`.
     """
 
     def __init__(
         self,
         work_of: "Callable[[Hashable], Work[Item, Outcome]]",
-        config: BatchingConfig,
-        started: Callable[[int], None],
+        config_of: Callable[[Hashable], BatchingConfig],
+        started: Started,
     ) -> None:
         self._work_of = work_of
-        self._config = config
+        self._config_of = config_of
         self._started = started
         self._batchers: dict[Hashable, MicroBatcher[Item, Outcome]] = {}
 
@@ -267,14 +303,29 @@ class MicroBatchers(Generic[Item, Outcome]):
                 name: known for name, known in self._batchers.items() if not known.idle
             }
             batcher = self._batchers[kind] = MicroBatcher(
-                self._work_of(kind), self._config, self._started
+                self._work_of(kind), self._config_of(kind), self._started
             )
         return batcher
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long the first single item of any has waited."""
+        return max((batcher.wait_s for batcher in self._batchers.values()), default=0.0)
 
     @property
     def crowded(self) -> bool:
         """Whether any of the micro-batchers is crowded."""
         return any(batcher.crowded for batcher in self._batchers.values())
+
+    @property
+    def waiting(self) -> int:
+        """Number of items that wait in all of them."""
+        return sum(batcher.waiting for batcher in self._batchers.values())
+
+    @property
+    def running(self) -> int:
+        """Number of batches that are worked on in all of them."""
+        return sum(batcher.running for batcher in self._batchers.values())
 
     async def close(self) -> None:
         """Cancel all items, waiting or running."""
@@ -286,6 +337,17 @@ def _as_many(outcomes: Sequence[Outcome | Exception], count: int) -> Sequence[Ou
     if len(outcomes) != count:
         raise RuntimeError(f"expected {count} outcomes of a batch, found {len(outcomes)}")
     return outcomes
+
+
+def _cancel_unwanted(
+    task: "asyncio.Task[None]",
+    batch: "Sequence[_Waiting[Item, Outcome]]",
+    future: "asyncio.Future[Outcome]",
+) -> None:
+    """Cancel the work of a batch whose last item was cancelled."""
+    is_last = future.cancelled() and not task.done()
+    if is_last and all(waiting.future.done() for waiting in batch):
+        task.cancel()
 
 
 def _settle(waiting: _Waiting[Item, Outcome], outcome: Outcome | Exception) -> None:

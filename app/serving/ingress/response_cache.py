@@ -22,6 +22,7 @@ class ResponseKey(NamedTuple):
     """What makes two requests the same.
 
     Args:
+        tenant: of the caller; None for the service itself.
         equipment_id: of the machine.
         revision: of its topology.
         first_bin: of the window.
@@ -30,6 +31,7 @@ class ResponseKey(NamedTuple):
         explain: whether the response has evidence.
     """
 
+    tenant: str | None
     equipment_id: str
     revision: str
     first_bin: int

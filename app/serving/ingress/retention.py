@@ -1,7 +1,9 @@
-"""Drops data older than the configured retention, in the background.
+"""Drops data older than the configured retention, and adds up old healths, in the background.
 
-Readings, grid and diagnoses are in monthly partitions (on TimescaleDB: chunks); only whole ones are
-dropped. Without a retention in `serve_config.yaml` nothing is dropped.
+Readings, grid, diagnoses and hourly health are in monthly partitions (on TimescaleDB: chunks); only
+whole ones are dropped. Without a retention in `serve_config.yaml` nothing is dropped. TimescaleDB
+also gets a job that does so while the service is away. After the migration that brought hourly
+health, the healths of machines are added up one machine after the other.
 """
 
 import asyncio
@@ -11,11 +13,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from app.core.errors import StoreError
+from app.core.tasks import end_tasks
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 ROUND_S = 3_600.0
+PENDING_PAUSE_S = 0.1
 
 
 class Retention:
@@ -45,23 +49,35 @@ class Retention:
     async def close(self) -> None:
         """Stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end_tasks({self._task})
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its background work has not ended by itself."""
+        return self._task is None or not self._task.done()
 
     async def _run(self) -> None:
         while True:
             self._changed.clear()
-            if self._keep is not None:
-                try:
-                    dropped = await self._store.drop_before(self._now() - self._keep)
-                    logger.info(
-                        "retention",
-                        extra={"dropped_partitions": dropped, "keep_days": self._keep.days},
-                    )
-                except StoreError as error:
-                    logger.warning("retention postponed", extra={"reason": str(error)})
-                except Exception:
-                    # the next round may succeed; a task that ends would never drop anything again
-                    logger.exception("retention failed")
+            try:
+                await self._round()
+            except StoreError as error:
+                logger.warning("retention postponed", extra={"reason": str(error)})
+            except Exception:
+                # the next round may succeed; a task that ends would never drop anything again
+                logger.exception("retention failed")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), ROUND_S)
+                async with asyncio.timeout(ROUND_S):
+                    await self._changed.wait()
+
+    async def _round(self) -> None:
+        keep = self._keep
+        if keep is not None:
+            dropped = await self._store.drop_before(self._now() - keep)
+            logger.info("retention", extra={"dropped_partitions": dropped, "keep_days": keep.days})
+        await self._store.set_retention(keep)
+        while not self._changed.is_set() and await self._store.add_up_pending():
+            # writers of the machine waited: let them catch up before the next one
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PENDING_PAUSE_S):
+                    await self._changed.wait()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from app.core.tasks import end_tasks
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput
@@ -44,6 +45,7 @@ class PrimaryResult(NamedTuple):
         thresholds: of states and abstention.
         diagnosis: that was returned.
         seconds: time to build and score.
+        tenant: that requested it; None for that of the machine.
     """
 
     window: WindowInput
@@ -52,6 +54,7 @@ class PrimaryResult(NamedTuple):
     thresholds: Thresholds
     diagnosis: Diagnosis
     seconds: float
+    tenant: str | None = None
 
     @property
     def weight(self) -> int:
@@ -137,11 +140,13 @@ class Shadows:
 
     async def close(self) -> None:
         """Drop the copies and write the answers that are queued."""
-        tasks = [queue.task for queue in self._queues.values() if queue.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(queue.task for queue in self._queues.values() if queue.task is not None)
         await self._write_queue.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its background work has not ended by itself."""
+        return self._write_queue.is_alive
 
     def offer(self, primary: PrimaryResult) -> None:
         """Queue a copy of a diagnosis for each shadow that can serve its machine.
@@ -228,7 +233,9 @@ class Shadows:
             return "failed"
         against = primary.diagnosis
         self._write_queue.add(
-            ShadowAnswer(diagnosis, against.model_version, scored.seconds, primary.seconds)
+            ShadowAnswer(
+                diagnosis, against.model_version, scored.seconds, primary.seconds, primary.tenant
+            )
         )
         return "disagreed" if differing_components(against, diagnosis) else "agreed"
 

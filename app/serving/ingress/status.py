@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
+from app.core.tasks import end_tasks
 from app.serving.http.routes.health import Readiness
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.traffic import Machine, order_of_versions
@@ -62,8 +63,7 @@ class Status:
     async def close(self) -> None:
         """Cancel the preparation if it still runs."""
         if self._preparing is not None:
-            self._preparing.cancel()
-            await asyncio.wait({self._preparing})
+            await end_tasks({self._preparing})
 
     async def _prepare_until_done(self) -> None:
         pause_s = FIRST_PAUSE_S

@@ -15,14 +15,19 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from app.core.errors import StoreError
+from app.core.tasks import end_tasks
 from app.diagnosis.machine_trends import MachineTrends, WindowTrends
+from app.diagnosis.trend import MIN_POINTS
 from app.serving.ingress.windows import EPOCH, MICROSECOND
+from app.store.caller import Caller, acting_as, current_caller
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 300.0
 """A diagnosis changes a trend over days by little."""
+YOUNG_S = 15.0
+"""The same of a history that is too short for a trend: it grows into one soon."""
 RETRY_S = 30.0
 """How soon a history that could not be read is read again."""
 MAX_MACHINES = 5_000
@@ -36,6 +41,10 @@ class _Entry(NamedTuple):
     fresh_until: float
 
 
+_Machine = tuple[str | None, str]
+"""Tenant, None for the service itself, and equipment id."""
+
+
 class Trends:
     """The trends of the machines that this replica diagnoses.
 
@@ -45,8 +54,8 @@ class Trends:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._entries: LRUCache[str, _Entry] = LRUCache(MAX_MACHINES)
-        self._stale: set[str] = set()
+        self._entries: LRUCache[_Machine, _Entry] = LRUCache(MAX_MACHINES)
+        self._stale: set[_Machine] = set()
         self._reads: list[set[str]] = []
         """Of each statement that runs, the machines whose history is still wanted."""
         self._refreshing: asyncio.Task[None] | None = None
@@ -54,12 +63,11 @@ class Trends:
     async def close(self) -> None:
         """Cancel what is being read."""
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+            await end_tasks({self._refreshing})
 
     def forget(self, equipment_id: str) -> None:
         """Read a machine's history again with its next request."""
-        self._entries.pop(equipment_id, None)
+        self._entries.pop(_own(equipment_id), None)
         for wanted in self._reads:
             wanted.discard(equipment_id)
 
@@ -77,11 +85,11 @@ class Trends:
         now = time.monotonic()
         missing: list[str] = []
         for equipment_id in dict.fromkeys(name for name, _ in ends):
-            entry = self._entries.get(equipment_id)
+            entry = self._entries.get(_own(equipment_id))
             if entry is None:
                 missing.append(equipment_id)
             elif now >= entry.fresh_until:
-                self._stale.add(equipment_id)
+                self._stale.add(_own(equipment_id))
         if missing:
             await self._read(missing)
         if self._stale and (self._refreshing is None or self._refreshing.done()):
@@ -89,7 +97,7 @@ class Trends:
         known = {
             end: entry.trends
             for end in dict.fromkeys(ends)
-            if (entry := self._entries.get(end[0])) is not None and entry.trends is not None
+            if (entry := self._entries.get(_own(end[0]))) is not None and entry.trends is not None
         }
         fitted = {end: trends for end, trends in known.items() if trends.is_fitted(_us(end[1]))}
         if len(fitted) < len(known):
@@ -98,9 +106,11 @@ class Trends:
 
     async def _refresh(self) -> None:
         while self._stale:
-            some = list(self._stale)[:MAX_AT_ONCE]
+            tenant = next(iter(self._stale))[0]
+            some = [each for each in self._stale if each[0] == tenant][:MAX_AT_ONCE]
             self._stale.difference_update(some)
-            await self._read(some)
+            with acting_as(Caller(tenant)):
+                await self._read([equipment_id for _, equipment_id in some])
 
     async def _read(self, equipment_ids: Sequence[str]) -> None:
         """Read histories and fit the trends of their newest diagnoses."""
@@ -112,18 +122,23 @@ class Trends:
             logger.warning("histories not read", extra={"error": type(error).__name__})
             until = time.monotonic() + RETRY_S
             for equipment_id in equipment_ids:
-                known = self._entries.get(equipment_id)
-                self._entries[equipment_id] = _Entry(known and known.trends, until)
+                known = self._entries.get(_own(equipment_id))
+                self._entries[_own(equipment_id)] = _Entry(known and known.trends, until)
             return
         finally:
             self._reads = [each for each in self._reads if each is not wanted]
-        until = time.monotonic() + REFRESH_S
         for equipment_id in wanted:
             history = histories[equipment_id]
+            kept_s = REFRESH_S if len(history.samples) >= MIN_POINTS else YOUNG_S
+            until = time.monotonic() + kept_s
             trends = MachineTrends(history)
             if history.samples:
                 await asyncio.to_thread(trends.before, history.last_us + 1)
-            self._entries[equipment_id] = _Entry(trends, until)
+            self._entries[_own(equipment_id)] = _Entry(trends, until)
+
+
+def _own(equipment_id: str) -> _Machine:
+    return current_caller().tenant, equipment_id
 
 
 def _before(

@@ -8,17 +8,18 @@ scores or an error; a failure of one version or window does not affect the other
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from app.core.circuit_breaker import CircuitBreaker
 from app.core.errors import (
     DeadlineExceeded,
-    HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
     VersionBusy,
 )
 from app.diagnosis.build import Scores
+from app.diagnosis.cost import pass_cells
 from app.diagnosis.decoder import PredictionDecoder
 from app.diagnosis.input_quality import WindowQuality
 from app.diagnosis.pipeline import (
@@ -30,7 +31,7 @@ from app.diagnosis.pipeline import (
     score_windows,
 )
 from app.model.graph import GraphGroup
-from app.serving.ingress.circuit_breaker import CircuitBreaker
+from app.serving.ingress.timed_calls import TimedCalls
 from app.serving.ingress.traffic import (
     Machine,
     Release,
@@ -39,18 +40,18 @@ from app.serving.ingress.traffic import (
     order_of_versions,
 )
 from app.serving.ingress.version import Version
+from app.serving.observability.ecs import current_traces
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
 from app.serving.rpc.messages import BuildCall, ScoreCall
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 PATIENCE_SHARE = 0.9
 """Share of the timeout for which a call may wait for the earlier work of a replica."""
-HEAVY_BINS = 400_000
-"""Sensor bins above which a call takes long by itself: more than a micro-batch of many windows."""
+HEAVY_CALL = 400_000
+"""Sensor bins, or twice the cells, above which a call takes long by itself: more than a micro-batch
+of many windows."""
 
 
 class RoutedWindow(NamedTuple):
@@ -97,9 +98,12 @@ class VersionRouter:
         self._client = client
         self._metrics = metrics
         self._timeout_s = timeout_s
+        self._calls = TimedCalls(metrics, timeout_s)
         self._versions: dict[str, Version] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._builders = CircuitBreaker(time.monotonic)
         self._traffic: Traffic | None = None
+        metrics.before_scrape(self._show_circuits)
 
     def for_shadows(self) -> "VersionRouter":
         """Return a router with its own circuit breakers and metrics, used for shadow traffic."""
@@ -142,7 +146,9 @@ class VersionRouter:
         known = self._versions.get(release.version)
         if known is not None and known.release.application == release.application:
             return known
-        description = await self._call_version(release, self._client.describe(release.application))
+        description = await self._calls.to_version(
+            release, self._client.describe(release.application)
+        )
         version = Version.read(release, description)
         self._versions[release.version] = version
         return version
@@ -153,7 +159,7 @@ class VersionRouter:
         Raises:
             ModelUnavailable: none answered in time.
         """
-        await self._within_timeout(self._client.probe_builder(), "the graph builders")
+        await self._calls.within_timeout(self._client.probe_builder(), "the graph builders")
 
     async def probe(self, release: Release) -> None:
         """Have a release's model score its warm-up graph.
@@ -161,7 +167,7 @@ class VersionRouter:
         Raises:
             ModelUnavailable: no replica answered in time.
         """
-        await self._within_timeout(
+        await self._calls.within_timeout(
             self._client.probe(release.application), f"version {release.version}"
         )
 
@@ -273,27 +279,46 @@ class VersionRouter:
 
         async def build(groups: Sequence[WindowGroup]) -> BuildResult:
             started = time.perf_counter()
-            call = self._client.build(BuildCall(spec_digest, groups), document_of)
+            probe = self._builders.begin()
+            if probe is None:
+                raise _BuildersFailed(
+                    "expected the graph builders to answer, found their circuit open after "
+                    "repeated failures: try again in a few seconds"
+                )
+            answered: bool | None = None
             try:
-                result = await self._within_timeout(call, "the graph builders")
+                call = self._client.build(
+                    BuildCall(spec_digest, groups, traces=current_traces()), document_of
+                )
+                result = await self._calls.within_timeout(call, "the graph builders")
+                answered = True
+            except LimitExceeded:
+                answered = True
+                raise
             except ModelUnavailable as error:
+                # a heavy graph may take long by itself
+                is_late = heavy and isinstance(error.__cause__, TimeoutError)
+                answered = None if is_late else False
                 raise _BuildersFailed(error.message) from error
-            self._metrics.stage_seconds.labels("build").observe(time.perf_counter() - started)
+            finally:
+                self._builders.end(probe, answered=answered)
+            self._metrics.stages["build"].observe(time.perf_counter() - started)
             return result
 
         async def score(groups: Sequence[GraphGroup]) -> ScoreResult:
             started = time.perf_counter()
             # a heavy call that takes long is answered with its own error
             patience_s = None if heavy else PATIENCE_SHARE * self._timeout_s
-            call = ScoreCall(spec_digest, groups, explain, patience_s)
-            result = await self._call_version(
+            call = ScoreCall(spec_digest, groups, explain, patience_s, current_traces())
+            result = await self._calls.to_version(
                 release, self._client.score(release.application, call), heavy=heavy
             )
-            self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
+            self._metrics.stages["score"].observe(time.perf_counter() - started)
             return result
 
         bins = sum(len(each.equipment.sensors) * each.equipment.bins for each in windows)
-        heavy = explain or bins > HEAVY_BINS
+        cells = sum(pass_cells(each.equipment) for each in windows)
+        heavy = explain or max(bins, 2 * cells) > HEAVY_CALL
         started = time.perf_counter()
         outcomes = await score_windows(windows, build, score)
         seconds = time.perf_counter() - started
@@ -308,75 +333,9 @@ class VersionRouter:
                 scored.append(outcome)
         return scored
 
-    async def _call_version(
-        self, release: Release, call: Awaitable[T], *, heavy: bool = False
-    ) -> T:
-        """Await a call to a version and count it, also when another version answers instead.
-
-        Args:
-            release: of the version.
-            call: to its application.
-            heavy: whether the call may take long because of what its caller requests. Then a
-                timeout is no failure of the version and is not counted.
-
-        Raises:
-            DeadlineExceeded: a heavy call timed out.
-            VersionBusy: its replica works on earlier calls; this one is not counted.
-            ModelUnavailable: no replica answered in time.
-        """
-        started = time.perf_counter()
-        outcome = None
-        try:
-            answer = await self._within_timeout(call, f"version {release.version}")
-            outcome = "answered"
-        except VersionBusy:
-            raise
-        except ModelUnavailable as error:
-            if heavy and isinstance(error.__cause__, TimeoutError):
-                raise DeadlineExceeded(
-                    f"expected version {release.version} to need at most {self._timeout_s:g} s for "
-                    "a request, found one that takes longer: leave `explain` out, or request "
-                    "shorter windows"
-                ) from error.__cause__
-            outcome = "failed"
-            raise
-        finally:
-            if outcome is not None:
-                seconds = time.perf_counter() - started
-                self._metrics.version_calls.labels(release.version, outcome).inc()
-                self._metrics.version_seconds.labels(release.version).observe(seconds)
-        return answer
-
-    async def _within_timeout(self, call: Awaitable[T], name: str) -> T:
-        """Await a call to another deployment.
-
-        Raises:
-            LimitExceeded: the other side refused what the caller of the service requested.
-            VersionBusy: the other side works on earlier requests.
-            ModelUnavailable: any other failure; its message reaches callers, so the text of a
-                foreign error goes to the log alone.
-        """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await call
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            known = _project_error(error)
-            if isinstance(known, LimitExceeded | VersionBusy):
-                raise known from error
-            if known is not None:
-                found = f"an error: {known.message}"
-            elif isinstance(error, TimeoutError):
-                found = "no answer: try again in a few seconds"
-            else:
-                found = "an internal error: the log of this replica says which"
-            if known is None:
-                what = {"to": name, "error": type(error).__name__, "reason": str(error)}
-                logger.warning("call failed", extra=what)
-            raise ModelUnavailable(
-                f"expected {name} to answer within {self._timeout_s:g} s, found {found}"
-            ) from error
+    def _show_circuits(self) -> None:
+        for version, breaker in self._breakers.items():
+            self._metrics.version_circuit_open.labels(version).set(breaker.is_open)
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
@@ -389,11 +348,3 @@ def _raise_if_version_failed(outcomes: Sequence[ScoredWindow | Exception]) -> No
     for outcome in outcomes:
         if isinstance(outcome, ModelUnavailable):
             raise outcome
-
-
-def _project_error(error: BaseException) -> HydraulicDiagnosticsError | None:
-    """Return the project's error in what a call raised; Ray keeps it as `cause` of its own."""
-    for found in (getattr(error, "cause", None), error):
-        if isinstance(found, HydraulicDiagnosticsError):
-            return found
-    return None

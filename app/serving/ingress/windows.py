@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.core.errors import InputError, WindowError
-from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.cost import check_explainable, diagnosis_cells
 from app.features.binning import Floats, bin_series
 from app.schemas.diagnosed_input import Window
 from app.schemas.diagnosis import DiagnosisRequest
@@ -24,6 +24,11 @@ from app.schemas.topology import parse_equipment
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 CLOCK_SKEW = timedelta(seconds=5)
+UNIT_WEIGHT = 1_020
+"""`Resolved.weight` of a window of the rig: 17 sensors with 60 bins."""
+HEAVY_WEIGHT = 100_000
+"""`Resolved.weight` above which a request is heavy; one of the rig has 1,020, with an explanation
+18,360."""
 
 
 class Bins(NamedTuple):
@@ -170,9 +175,24 @@ class Resolved:
 
     @property
     def weight(self) -> int:
-        """Sensor bins of the window, for each forward pass: in proportion to its work."""
-        sensors = len(self.equipment.sensors)
-        return max(1, sensors * self.bins.length * (sensors + 1 if self.request.explain else 1))
+        """Return the work: the sensor bins that are read, and the cells that are computed.
+
+        A cell takes about the time of two sensor bins.
+        """
+        explain = self.request.explain
+        passes = len(self.equipment.sensors) + 1 if explain else 1
+        bins = len(self.equipment.sensors) * self.bins.length * passes
+        return max(1, bins, 2 * diagnosis_cells(self.equipment, explain=explain))
+
+    @property
+    def units(self) -> int:
+        """Return what the request costs its key: 1 for a diagnosis of the size of the rig's."""
+        return -(-self.weight // UNIT_WEIGHT)
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the request takes so long by itself that it must not share what others use."""
+        return self.weight > HEAVY_WEIGHT
 
 
 def resolve(request: DiagnosisRequest, registered: Equipment | None, now: datetime) -> Resolved:
@@ -190,8 +210,8 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
         registered if request.equipment is None else _inline_equipment(request, request.equipment)
     )
     assert equipment is not None
-    if request.explain and len(equipment.sensors) > MAX_EXPLAINED_SENSORS:
-        raise too_large_to_explain(len(equipment.sensors))
+    if request.explain:
+        check_explainable(diagnosis_cells(equipment, explain=True))
     if request.readings is None:
         return Resolved(request, equipment, window_before(equipment, request.at, now), None)
     if request.at is not None:

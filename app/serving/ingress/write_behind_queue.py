@@ -5,6 +5,7 @@ The queue is bounded; entries that are dropped because the database stayed away 
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter, Gauge
 
 from app.core.errors import StoreError
+from app.core.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class WriteBehindQueue(Generic[Entry]):
         length: shows how many entries are queued.
         dropped: counts dropped entries.
         size: most entries that may be queued.
+        observe: called with the seconds of each statement that stored entries.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class WriteBehindQueue(Generic[Entry]):
         length: Gauge,
         dropped: Counter,
         size: int = MAX_QUEUED,
+        observe: Callable[[float], None] | None = None,
     ) -> None:
         self._insert = insert
         self._id_of = id_of
         self._length = length
         self._dropped = dropped
         self._size = size
+        self._observe = observe
         self._queued: OrderedDict[Hashable, Entry] = OrderedDict()
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -56,11 +61,15 @@ class WriteBehindQueue(Generic[Entry]):
         """Start to write, in the running event loop."""
         self._task = asyncio.create_task(self._run())
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its background work has not ended by itself."""
+        return self._task is None or not self._task.done()
+
     async def close(self) -> None:
         """Write what is queued, once, and stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end_tasks({self._task})
         try:
             await self.flush()
         except StoreError as error:
@@ -92,7 +101,10 @@ class WriteBehindQueue(Generic[Entry]):
             entries = list(self._queued.values())
             for start in range(0, len(entries), MAX_STATEMENT_ENTRIES):
                 batch = entries[start : start + MAX_STATEMENT_ENTRIES]
+                started = time.perf_counter()
                 await self._insert(batch)
+                if self._observe is not None:
+                    self._observe(time.perf_counter() - started)
                 for entry in batch:
                     self._queued.pop(self._id_of(entry), None)
                 self._length.set(len(self._queued))

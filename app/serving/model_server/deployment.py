@@ -1,15 +1,17 @@
 """One version's network on one device: scores graphs and measures what each sensor contributes.
 
-At most one pass runs at a time, also when its caller was cancelled. A pass that would block the
+At most one light and one heavy pass run at a time, also when their callers were cancelled: heavy
+passes and explanations delay no others but by their share of the CPU. A pass that would block the
 event loop for long runs in a thread. A server that could be constructed has already scored graphs.
 The deployment of Serve also merges calls that wait for the same pass.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from ray import serve
@@ -20,11 +22,15 @@ from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, VersionBusy
 from app.core.settings import Settings
-from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.cost import check_explainable
 from app.diagnosis.pipeline import ScoreResult
 from app.model.graph import Contributions, GraphGroup, Prediction
-from app.model.runtime.gate import warm_up_group
-from app.serving.observability.logging import configure_logging
+from app.model.runtime.gate import TOLERANCE, warm_up_group
+from app.model.runtime.predictor import MAX_CELLS
+from app.serving.observability.ecs import identify, traces_of
+from app.serving.observability.exposition import ReplicaText
+from app.serving.observability.logging import configure_logging, reconfigure_logging
+from app.serving.observability.model_metrics import ModelMetrics
 from app.serving.rpc.messages import ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
@@ -39,7 +45,36 @@ passes take several times as long on a loaded machine as alone."""
 MAX_BATCH_CALLS = 8
 """A call carries up to 64 windows; the predictor bounds the size of its passes by itself."""
 
+STUCK_S = 60.0
+"""A pass that takes longer does not end: the longest that is allowed takes a few seconds."""
+
 T = TypeVar("T")
+
+
+class _Lane(asyncio.Lock):
+    """Lets one pass run at a time, and knows since when.
+
+    Args:
+        waited: receives how long each pass waited, in seconds.
+    """
+
+    def __init__(self, waited: Callable[[float], None]) -> None:
+        super().__init__()
+        self._waited = waited
+        self._since_s = 0.0
+
+    async def acquire(self) -> Literal[True]:
+        """Wait for the pass before, and begin."""
+        began_s = time.monotonic()
+        acquired = await super().acquire()
+        self._since_s = time.monotonic()
+        self._waited(self._since_s - began_s)
+        return acquired
+
+    @property
+    def running_s(self) -> float:
+        """How long the pass that runs has taken so far; 0 when none runs."""
+        return time.monotonic() - self._since_s if self.locked() else 0.0
 
 
 class ModelServer:
@@ -52,9 +87,13 @@ class ModelServer:
     """
 
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
+        started = time.perf_counter()
         self._checkpoint = load(checkpoint_dir)
         opened = open_predictor(self._checkpoint, device, threads)
         self.predictor = opened.predictor
+        self._known_group = warm_up_group(self._checkpoint.config, 1)
+        self._known_tolerance = 2 * max(TOLERANCE, opened.difference)
+        self._known_health_WV = opened.predictor.predict([self._known_group])[0].health_WV
         self._description = VersionDescription(
             manifest=self._checkpoint.manifest.model_dump_json(),
             feature_spec=(checkpoint_dir / files.FEATURE_SPEC).read_text(encoding="utf-8"),
@@ -63,12 +102,18 @@ class ModelServer:
             device=opened.device,
             implementation=opened.predictor.name,
         )
-        self._computing = asyncio.Lock()
+        self.metrics = ModelMetrics(
+            self._checkpoint.manifest.version, opened.device, opened.predictor.name
+        )
+        self.metrics.load_seconds.set(time.perf_counter() - started)
+        self.metrics.queued_cells.set_function(lambda: self._cells)
+        self._light = _Lane(self.metrics.wait_seconds.observe)
+        self._heavy = _Lane(self.metrics.wait_seconds.observe)
         self._passes: set[asyncio.Task[object]] = set()
         """Passes in a thread that run or wait."""
-        self._row_s = opened.lone_ms / opened.lone_rows / 1000
-        self._max_rows_in_loop = int(MAX_LOOP_MS / 1000 / self._row_s)
-        self._rows = 0
+        self._cell_s = opened.lone_ms / opened.lone_cells / 1000
+        self._max_loop_cells = int(MAX_LOOP_MS / 1000 / self._cell_s)
+        self._cells = 0
         """Of all calls in progress."""
         logger.info(
             "model ready",
@@ -83,7 +128,7 @@ class ModelServer:
     @property
     def idle(self) -> bool:
         """Whether no pass runs or waits."""
-        return not (self._passes or self._computing.locked())
+        return not (self._passes or self._light.locked() or self._heavy.locked())
 
     async def describe(self) -> VersionDescription:
         """Return the description of this version's checkpoint."""
@@ -95,40 +140,52 @@ class ModelServer:
         Raises:
             CheckpointError: the graphs were built with another feature spec than this version's.
             WindowError: the graphs do not fit the network.
-            LimitExceeded: contributions are requested for a graph with too many sensors, or a graph
+            LimitExceeded: contributions are requested for a graph that is too large, or a graph
                 does not fit into memory.
             VersionBusy: the work of other calls takes longer than this one waits.
             TimeoutError: there is no answer by then, for another reason.
         """
-        rows = call.rows
-        self._rows += rows
+        cells = call.cells
+        self._cells += cells
         left_behind: set[asyncio.Task[object]] = set()
+        outcome = "failed"
+        self.metrics.calls_in_progress.inc()
         try:
-            async with asyncio.timeout(call.patience_s):
-                return await self._score(call)
+            with traces_of(call.traces):
+                async with asyncio.timeout(call.patience_s):
+                    result = await self._score(call)
         except asyncio.CancelledError:
+            outcome = "cancelled"
             left_behind = {*self._passes}
             raise
         except TimeoutError as error:
+            outcome = "timeout"
             left_behind = {*self._passes}
             assert call.patience_s is not None
-            version, others_s = self._checkpoint.manifest.version, (self._rows - rows) * self._row_s
+            version = self._checkpoint.manifest.version
+            others_s = (self._cells - cells) * self._cell_s
             if others_s >= BUSY_SHARE * call.patience_s:
+                outcome = "busy"
                 raise VersionBusy(
                     f"expected version {version} to answer within {call.patience_s:g} s, found it "
                     "busy with earlier requests: try again in a few seconds"
                 ) from error
             raise
+        else:
+            outcome = "scored"
+            return result
         finally:
-            self._forget(rows, left_behind)
+            self.metrics.calls_in_progress.dec()
+            self.metrics.note_call(outcome)
+            self._forget(cells, left_behind)
 
-    def _forget(self, rows: int, left_behind: set[asyncio.Task[object]]) -> None:
-        """Count the rows of a call that ended no more, once passes in a thread have ended too."""
+    def _forget(self, cells: int, left_behind: set[asyncio.Task[object]]) -> None:
+        """Count the cells of a call that ended no more, once passes in a thread have ended too."""
         still = {each for each in left_behind if not each.done()}
         if still:
-            still.pop().add_done_callback(lambda _: self._forget(rows, still))
+            still.pop().add_done_callback(lambda _: self._forget(cells, still))
         else:
-            self._rows -= rows
+            self._cells -= cells
 
     async def _score(self, call: ScoreCall) -> ScoreResult:
         expected = self._description.spec_digest
@@ -138,9 +195,8 @@ class ModelServer:
                 f"{call.spec_digest[:12]}: the checkpoint was replaced, build them again"
             )
         if call.explain:
-            largest = max(group.topology.sensors for group in call.groups)
-            if largest > MAX_EXPLAINED_SENSORS:
-                raise too_large_to_explain(largest)
+            for group in call.groups:
+                check_explainable(group.window_cells * (1 + group.topology.sensors))
         predictions = await self.predict(call.groups)
         if not call.explain:
             return ScoreResult(predictions)
@@ -160,18 +216,26 @@ class ModelServer:
     async def predict_calls(self, calls: Sequence[Sequence[GraphGroup]]) -> list[list[Prediction]]:
         """Predict for the groups of several calls together."""
         groups = [group for call in calls for group in call]
-        if sum(group.mask_WST.size for group in groups) <= self._max_rows_in_loop:
-            async with self._computing:
-                predictions = iter(self.predictor.predict(groups))
+        self.metrics.merged_calls.observe(len(calls))
+        self.metrics.forward_windows.observe(sum(group.windows for group in groups))
+        cells = sum(group.cells for group in groups)
+        if cells <= self._max_loop_cells:
+            async with self._light:
+                predictions = iter(self._forward(groups))
         else:
-            predictions = iter(await self._in_thread(lambda: self.predictor.predict(groups)))
+            lane = self._light if cells <= MAX_CELLS else self._heavy
+            predictions = iter(await self._in_thread(lambda: self._forward(groups), lane))
         return [[next(predictions) for _ in call] for call in calls]
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run work in a thread; if the caller is cancelled, it ends before the next begins."""
+    def _forward(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        with self.metrics.forward_seconds.time():
+            return self.predictor.predict(groups)
+
+    async def _in_thread(self, work: Callable[[], T], lane: "_Lane") -> T:
+        """Run work in a thread; if the caller is cancelled, it ends before the lane's next."""
 
         async def run() -> T:
-            async with self._computing:
+            async with lane:
                 return await asyncio.to_thread(work)
 
         task = asyncio.create_task(run())
@@ -183,25 +247,52 @@ class ModelServer:
         """Return what each sensor contributes; other calls can run between the parts."""
         parts = self.predictor.contributions(window)
         found: list[Contributions] = []
-        while (part := await self._in_thread(lambda: next(parts, None))) is not None:
-            found.append(part)
+        with self.metrics.explain_seconds.time():
+            while True:
+                part = await self._in_thread(lambda: next(parts, None), self._heavy)
+                if part is None:
+                    break
+                found.append(part)
+        self.metrics.explained.inc()
         return Contributions.merge(found)
 
     async def probe(self) -> None:
-        """Score the warm-up graph, to show that this replica works.
+        """Score the warm-up graph, to show that this replica works and still gives its answer.
 
         Raises:
-            CheckpointError: its health is not finite.
+            CheckpointError: its health is not what it was when the replica started, after the
+                network had passed its gate.
         """
-        (prediction,) = await self.predict([warm_up_group(self._checkpoint.config, 1)])
-        if not np.isfinite(prediction.health_WV).all():
+        with self.metrics.probe_failures.count_exceptions():
+            ((prediction,),) = await self.predict_calls([[self._known_group]])
+        apart_WV = np.abs(prediction.health_WV - self._known_health_WV)
+        if not (apart_WV <= self._known_tolerance).all():  # NaN too
+            self.metrics.probe_failures.inc()
             raise CheckpointError(
-                "expected finite health of the warm-up graph, found none: replace the checkpoint"
+                "expected the health of the warm-up graph as at the start, found another: the "
+                "device or the weights in its memory are damaged; the replica has to be replaced"
             )
 
+    async def metrics_text(self) -> ReplicaText:
+        """Return the metrics of this replica."""
+        return await self.metrics.scraped()
+
     async def check_health(self) -> None:
-        """Raise what `probe` raises; Serve then replaces the replica."""
-        await self.probe()
+        """Show Serve that this replica works; Serve replaces one that raises or does not answer.
+
+        A pass that does not end is no reason to wait: the replica is replaced without it.
+
+        Raises:
+            CheckpointError: as `probe`, or a pass does not end.
+        """
+        stuck_s = max(self._light.running_s, self._heavy.running_s)
+        if stuck_s > STUCK_S:
+            raise CheckpointError(
+                f"expected a forward pass to end within {STUCK_S:g} s, found one that has run for "
+                f"{stuck_s:.0f} s: the replica has to be replaced"
+            )
+        if not self._light.locked():
+            await self.probe()
 
 
 class ModelDeployment(ModelServer):
@@ -220,6 +311,11 @@ class ModelDeployment(ModelServer):
         settings = Settings()
         configure_logging(settings.log_level)
         super().__init__(find_checkpoint(checkpoint, settings), device, threads)
+        identify(model_version=self._checkpoint.manifest.version)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Apply a new `user_config`; Serve calls this."""
+        reconfigure_logging(user_config)
 
     async def predict(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
         """Predict for a call's groups, together with other calls that wait."""

@@ -1,18 +1,23 @@
-"""Configures structured logs: one JSON object a line, an event and its fields.
+"""Configures where log lines go, and which: levels of modules, a share of the access lines.
 
 In a replica all lines go to the replica's log file, which Ray's dashboard shows, and all but the
 access lines also to standard error, which `serve run` prints. Elsewhere all lines go to standard
-error. Nothing but the access line is logged per request at INFO.
+error. Nothing but the access line is logged per request at INFO. `ecs` has their schema.
 """
 
 import asyncio
 import logging
 import logging.handlers
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.serving.observability.ecs import EcsFormatter, identify
+
+logger = logging.getLogger(__name__)
 
 ACCESS_LOGGER = "app.serving.http.access_log"
 GATHER_S = 0.2
@@ -20,39 +25,37 @@ GATHER_S = 0.2
 MAX_GATHERED = 1_000
 """Lines that wait at most."""
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Module = Annotated[str, StringConstraints(pattern=r"^app(\.[a-z_]+)*$")]
 
 
-class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON: time, level, logger, event, and the fields given by `extra`."""
+class LogConfig(BaseModel):
+    """Which lines a process writes: `logging` of a deployment's `user_config`."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of JSON."""
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line |= {
-            key: value
-            for key, value in vars(record).items()
-            if key not in _STANDARD and not key.startswith("_")
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levels: Annotated[
+        Mapping[Module, Level], Field(description="by module, such as app.store: DEBUG")
+    ] = {}
+    access_share: Annotated[
+        float,
+        Field(ge=0, le=1, description="of the access lines of requests that succeeded"),
+    ] = 1.0
 
 
-class _ReplicaFormatter(logging.Formatter):
-    """Leaves the project's lines, which are JSON already, and formats Serve's own as before."""
+class ReplicaConfig(BaseModel):
+    """`user_config` of a deployment that has nothing else to change."""
 
-    def __init__(self, of_serve: logging.Formatter | None) -> None:
-        super().__init__()
-        self._of_serve = of_serve or logging.Formatter()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    logging: LogConfig = LogConfig()
+
+
+class _FileFormatter(EcsFormatter):
+    """Leaves the project's lines, which are formatted already."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return str(record.msg) if record.name == "app" else self._of_serve.format(record)
+        return str(record.msg) if record.name == "app" else super().format(record)
 
 
 class _ReplicaFile(logging.Handler):
@@ -65,7 +68,7 @@ class _ReplicaFile(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(JsonFormatter())
+        self.setFormatter(EcsFormatter())
         self._lines: list[str] = []
         self._scheduled_in: asyncio.AbstractEventLoop | None = None
 
@@ -88,9 +91,9 @@ class _ReplicaFile(logging.Handler):
             lines, self._lines = self._lines, []
             if not lines:
                 return
-            if not isinstance(file.formatter, _ReplicaFormatter):
+            if not isinstance(file.formatter, _FileFormatter):
                 # also of the handler that Serve makes when its log level changes
-                file.setFormatter(_ReplicaFormatter(file.formatter))
+                file.setFormatter(_FileFormatter())
             file.handle(logging.makeLogRecord({"name": "app", "msg": "\n".join(lines)}))
 
     def _schedule_flush(self) -> bool:
@@ -109,25 +112,86 @@ class _ReplicaFile(logging.Handler):
         self.flush()
 
 
-def configure_logging(level: str) -> None:
+class _Applied:
+    """What is in force in this process; the logging module is one for the process too."""
+
+    level = "INFO"
+    config = LogConfig()
+    share_limit = 1 << 32
+    """Access lines are written of traces whose first 32 bits are below it."""
+
+
+def configure_logging(level: str, **identity: object) -> None:
     """Send the project's log lines to the replica's log file and standard error as JSON.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
+        identity: fields of all lines of this process.
     """
+    _Applied.level = level
     logger = logging.getLogger("app")
     logger.setLevel(level)
     logger.propagate = False
-    if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+    identify(**_place(), **identity)
+    if any(isinstance(handler.formatter, EcsFormatter) for handler in logger.handlers):
         return
     in_replica = _replica_file() is not None
     # Serve replaces sys.stderr by a stream that walks the whole stack for each line
     terminal = logging.StreamHandler(sys.__stderr__ if in_replica else sys.stderr)
-    terminal.setFormatter(JsonFormatter())
+    terminal.setFormatter(EcsFormatter())
     logger.addHandler(terminal)
     if in_replica:
         logger.addHandler(_ReplicaFile())
         terminal.addFilter(lambda record: record.name != ACCESS_LOGGER)
+
+
+def apply_log_config(config: LogConfig) -> None:
+    """Put a configuration into force; modules that it no longer names inherit their level again."""
+    for name in _Applied.config.levels.keys() - config.levels.keys():
+        logging.getLogger(name).setLevel(_Applied.level if name == "app" else logging.NOTSET)
+    for name, level in config.levels.items():
+        logging.getLogger(name).setLevel(level)
+    _Applied.config = config
+    _Applied.share_limit = round(config.access_share * (1 << 32))
+
+
+def reconfigure_logging(user_config: Mapping[str, Any]) -> None:
+    """Apply the `user_config` of a deployment that has nothing else to change; never raises."""
+    try:
+        config = ReplicaConfig.model_validate(user_config)
+    except ValidationError as error:
+        # the reason needs no traceback
+        logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400
+        return
+    apply_log_config(config.logging)
+
+
+def writes_access(trace_id: str, *, failed: bool) -> bool:
+    """Return whether the access line of a request is written: always that of a failed one.
+
+    The choice depends on the trace id alone, so that all lines of a request are there or none.
+    """
+    return failed or int(trace_id[:8], 16) < _Applied.share_limit
+
+
+def _place() -> dict[str, object]:
+    """Return the replica of this process, by the names of Serve's own lines."""
+    if _replica_file() is None:
+        return {}
+    # imported here: commands log too, and do not need what Serve imports
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:  # a file that is not that of a replica
+        return {}
+    return {
+        "service.node.name": context.replica_id.unique_id,
+        "application": context.app_name,
+        "deployment": context.deployment,
+        "replica": context.replica_id.unique_id,
+    }
 
 
 def _replica_file() -> logging.handlers.RotatingFileHandler | None:

@@ -126,6 +126,24 @@ def span(name: str, **attributes: AttributeValue) -> AbstractContextManager[None
     return batch_span(name, [current_span()], **attributes)
 
 
+def statement_span(name: str) -> AbstractContextManager[None]:
+    """Record a use of the database's connection as a child of the current span, if sampled."""
+    return span(f"sql {name}", **{"db.system.name": "postgresql", "db.operation.name": name})
+
+
+def note_wait(name: str, request: SpanContext | None, since_ns: int) -> None:
+    """Record as a child of a request's span that it waited until now, if it is sampled.
+
+    Args:
+        name: of the span.
+        request: span of the request; None if it is not sampled.
+        since_ns: when the wait began, in nanoseconds since 1970.
+    """
+    if request is not None:
+        parent = trace.set_span_in_context(NonRecordingSpan(request))
+        trace.get_tracer(__name__).start_span(name, parent, start_time=since_ns).end()
+
+
 @contextmanager
 def batch_span(
     name: str, requests: Sequence[SpanContext | None], **attributes: AttributeValue

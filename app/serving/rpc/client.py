@@ -4,6 +4,7 @@ Small calls carry their arrays by value, which is cheaper; a replica accepts at 
 so larger calls pass them by reference through Ray's object store.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -65,10 +66,11 @@ class DeploymentClient:
             document_of: returns the document of a digest.
         """
         new = {each: document_of(each) for each in call.digests if each not in self._delivered}
-        answer = await self.send_build(replace(call, documents=new) if new else call)
-        if answer.missing:
-            documents = {each: document_of(each) for each in call.digests}
-            answer = await self.send_build(replace(call, documents=documents))
+        with tracing.span("build graphs"):
+            answer = await self.send_build(replace(call, documents=new) if new else call)
+            if answer.missing:
+                documents = {each: document_of(each) for each in call.digests}
+                answer = await self.send_build(replace(call, documents=documents))
         self._delivered.update(dict.fromkeys(call.digests, True))
         return answer.result
 
@@ -76,7 +78,7 @@ class DeploymentClient:
         """Send one call to a graph builder."""
         with tracing.only_sampled():
             response = self._builder.for_bytes(build_bytes(call)).build.remote(call)
-        answer: BuildAnswer = await response
+        answer: BuildAnswer = await _ended(response)
         return answer
 
     async def probe_builder(self) -> None:
@@ -87,28 +89,38 @@ class DeploymentClient:
         """Return the description of a version's checkpoint from one of its replicas."""
         with tracing.only_sampled():
             response = self._model(application).by_value.describe.remote()
-        description: VersionDescription = await response
+        description: VersionDescription = await _ended(response)
         return description
 
     async def score(self, application: str, call: ScoreCall) -> ScoreResult:
         """Have a version's replica score graphs."""
         size = sum(group.x_WSTF.nbytes + group.mask_WST.nbytes for group in call.groups)
-        with tracing.only_sampled():
-            response = self._model(application).for_bytes(size).score.remote(call)
-        result: ScoreResult = await response
+        with tracing.span("score graphs"):
+            with tracing.only_sampled():
+                response = self._model(application).for_bytes(size).score.remote(call)
+            result: ScoreResult = await _ended(response)
         return result
 
     async def probe(self, application: str) -> None:
         """Have a version's replica show that it scores."""
         with tracing.only_sampled():
             response = self._model(application).by_value.probe.remote()
-        await response
+        await _ended(response)
 
     def _model(self, application: str) -> _Handles:
         # kept: finding an application blocks on Serve's controller; a handle outlives redeployments
         if application not in self._models:
             self._models[application] = _Handles.of(serve.get_app_handle(application))
         return self._models[application]
+
+
+async def _ended(response: Any) -> Any:
+    """Await a call; when its caller is cancelled or late, so is the work of the replica."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 def build_bytes(call: BuildCall) -> int:

@@ -20,11 +20,13 @@ class BuildCall:
         groups: the windows by structure and baseline.
         documents: feature spec and structures as JSON by digest, and baselines by id, as far as
             they are sent along.
+        traces: trace ids of the requests, for log lines.
     """
 
     spec_digest: str
     groups: Sequence[WindowGroup]
     documents: Mapping[str, bytes] = field(default_factory=dict)
+    traces: tuple[str, ...] = ()
 
     @property
     def digests(self) -> list[str]:
@@ -56,18 +58,20 @@ class ScoreCall:
         groups: the graphs by topology and number of steps.
         explain: whether to measure what each sensor contributes to each component.
         patience_s: how long earlier work of the replica may delay the answer; None for any time.
+        traces: trace ids of the requests, for log lines.
     """
 
     spec_digest: str
     groups: Sequence[GraphGroup]
     explain: bool = False
     patience_s: float | None = None
+    traces: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> int:
-        """Sensor steps that the network reads to answer: what its time is in proportion to."""
+    def cells(self) -> int:
+        """Return the cells of all forward passes, to which the time is in proportion."""
         passes = [1 + group.topology.sensors * self.explain for group in self.groups]
-        return sum(n * group.mask_WST.size for n, group in zip(passes, self.groups, strict=True))
+        return sum(n * group.cells for n, group in zip(passes, self.groups, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,10 @@
 -- Windows of the grid.
 
 -- name: read_windows
--- Undecoded bins of windows (equipment, first bin, number of bins), newest reading, revision and
--- baseline in force.
-select
-    found.grid_us, found.slot_sensors, found.times, found.vals, found.newest, equipment.revision,
-    baselines.baseline_id
-from read_windows($1::text[], $2::bigint[], $3::bigint[])
-    with ordinality as found (grid_us, slot_sensors, times, vals, newest, position)
-join unnest($1::text[]) with ordinality as requested (equipment_id, position) using (position)
-left join equipment
-    on equipment.equipment_id = requested.equipment_id and equipment.deleted_at is null
-left join baselines
-    on baselines.equipment_key = equipment.equipment_key and baselines.deleted_at is null
-order by position;
+-- Undecoded bins of windows (equipment, first bin, number of bins) that a tenant sees (`*`: all),
+-- newest reading, revision and baseline in force.
+select grid_us, slot_sensors, times, vals, newest, revision, baseline_id
+from read_windows_of($1::text, $2::text[], $3::bigint[], $4::bigint[]);
 
 -- name: data_range
 -- Starts of an equipment's first and last bin, microseconds since 1970, and its grid.

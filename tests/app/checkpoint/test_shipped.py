@@ -17,9 +17,11 @@ from app.features.range_checks import leaves_range
 from app.model.graph import Prediction
 from tests.features import window_features
 from tests.rig import rig_block
+from train.evaluation.health_baselines import AS_NEW, HEALTH_TREES
 from train.evaluation.record import THIS, Metrics
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
+COMMANDS = {"1": "universal", "2": "start --equipment hydraulic-rig"}
 ROWS = range(211, 1856, 60)  # none of the first warm-up, which is one condition
 
 
@@ -47,11 +49,11 @@ def predicted(checkpoint: Checkpoint, values_WSN: Floats) -> Prediction:
 def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
     loaded = shipped(version)
     assert loaded.manifest.version == version
-    assert loaded.manifest.command.startswith("hydraulic train start --equipment hydraulic-rig")
+    assert loaded.manifest.command.startswith(f"hydraulic train {COMMANDS[version]}")
     assert set(loaded.manifest.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {
         files.MANIFEST
     }
-    assert loaded.manifest.trained_heads["rate"] == {}
+    assert ("sim-excavator" in loaded.manifest.trained_heads["rate"]) is (version == "1")
     assert loaded.manifest.command in (SHIPPED / version / files.REPORT).read_text()
 
 
@@ -63,9 +65,21 @@ def test_the_two_are_really_different() -> None:
     )
 
 
-def test_default_holds_out_as_promised() -> None:
+def test_default_holds_out_machines_better_than_trees_and_persistence() -> None:
+    metrics = Metrics.model_validate_json((SHIPPED / "1" / files.METRICS).read_bytes())
+    assert metrics.fleet is not None
+    for design in ("sim-cnc", "sim-excavator", "sim-injection-moulding", "sim-robot"):
+        found = metrics.fleet.designs[design]
+        health_mae = [found[name].health_mae for name in (THIS, HEALTH_TREES, AS_NEW)]
+        assert None not in health_mae
+        own, trees, as_new = (each or 0.0 for each in health_mae)
+        assert own <= 0.05
+        assert own < min(trees, as_new)
+
+
+def test_rig_version_holds_out_as_promised() -> None:
     evaluation = Metrics.model_validate_json(
-        (SHIPPED / "1" / files.METRICS).read_bytes()
+        (SHIPPED / "2" / files.METRICS).read_bytes()
     ).evaluation
     found = evaluation.scorecards[THIS]
     for component, promised in {
@@ -93,7 +107,8 @@ def test_training_cycles_are_predicted(version: str) -> None:
     features = [
         window_features(values_SN, equipment, loaded.feature_spec) for values_SN in cycles()
     ]
-    assert [each.faulty for each in features] == [()] * len(features)
+    accused = sum(len(each.faulty) for each in features)
+    assert accused <= 0.02 * len(features) * len(equipment.sensor_ids)
     assert not any(
         leaves_range(each.exceedance_S, equipment, loaded.feature_spec) for each in features
     )

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from app.store.keys import hash_secret
 from app.store.store import Store
 from tests.command_line import hydraulic
 
@@ -24,7 +23,7 @@ def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
     async def find() -> frozenset[str] | None:
         store = Store(dsn)
         try:
-            found = await store.find_key(hash_secret(secret))
+            found = await store.find_key(secret)
             return None if found is None else found.scopes
         finally:
             await store.close()
@@ -39,7 +38,12 @@ def test_key_is_created_listed_without_its_secret_and_revoked(database_dsn: str)
     assert scopes_of(database_dsn, secret.strip()) == {"read", "ingest"}
     code, listed = run("list")
     number, shown, scopes, *rest = listed.strip().split("\t")
-    assert (scopes, rest[0], rest[2]) == ("ingest,read", "in force", "plant historian")
+    assert (scopes, rest[0], *rest[2:]) == (
+        "ingest,read",
+        "in force",
+        "default",
+        "plant historian",
+    )
     assert rest[1].startswith("used 20")
     assert secret.startswith(shown.removesuffix("..."))
     assert secret.strip() not in listed

@@ -93,7 +93,9 @@ def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
     service = httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
     monkeypatch.setattr(ready.httpx, "Client", lambda **_: service)
     assert ready.wait("http://service", settings, lambda: True, has_fleet=True) == 0
-    assert capsys.readouterr().out.startswith(f"Ready: {ready.WORN} answers.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Ready: hydraulic-rig answers.")
+    assert f'"equipment_id": "{ready.WORN}"' in printed
     path, body = received[-1]
     assert path == "/v1/diagnoses/batch"
     assert isinstance(body, dict)
@@ -101,7 +103,7 @@ def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
     assert len(body["items"]) == 24
 
 
-def test_rig_is_named_where_no_version_answers_for_the_worn_machine(
+def test_only_the_rig_is_named_where_no_version_answers_for_the_worn_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def reason(_: object, __: object, equipment: str = ready.EQUIPMENT) -> str | None:
@@ -111,7 +113,9 @@ def test_rig_is_named_where_no_version_answers_for_the_worn_machine(
     monkeypatch.setattr(ready, "WORN_PATIENCE_S", 0.0)
     settings = Settings(var_dir=tmp_path, api_key=None)
     assert ready.wait("http://127.0.0.1:8000", settings, lambda: True, has_fleet=True) == 0
-    assert capsys.readouterr().out.startswith("Ready: hydraulic-rig answers.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Ready: hydraulic-rig answers.")
+    assert ready.WORN not in printed
 
 
 def test_configuration_says_whether_the_simulated_machines_are_fed(

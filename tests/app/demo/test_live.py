@@ -15,6 +15,7 @@ from app.demo import live
 from app.demo.live import LiveDemo, LiveDemoArgs, live_demo
 from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
+from app.serving.observability.feed_metrics import FeedMetrics
 
 
 async def turns() -> None:
@@ -27,7 +28,7 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
     ended = asyncio.Event()
     fed: list[str] = []
 
-    async def run_feed(settings: Settings, equipment: Equipment) -> None:
+    async def run_feed(settings: Settings, equipment: Equipment, metrics: FeedMetrics) -> None:
         fed.append(equipment.equipment_id)
         try:
             await asyncio.sleep(3_600)
@@ -48,7 +49,7 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
 async def test_replica_whose_feed_failed_is_unhealthy_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def run_feed(settings: Settings, equipment: Equipment) -> None:
+    async def run_feed(settings: Settings, equipment: Equipment, metrics: FeedMetrics) -> None:
         raise StoreError("expected a free disk, found none")
 
     reported: list[logging.LogRecord] = []

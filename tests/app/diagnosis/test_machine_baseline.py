@@ -33,7 +33,7 @@ PRESS = press().model_copy(update={"design": "unseen"})
 
 @cache
 def shipped() -> Checkpoint:
-    return load(PROJECT_DIR / "app" / "weights" / "1")
+    return load(PROJECT_DIR / "app" / "weights" / "2")
 
 
 def cycles() -> tuple[Floats, np.ndarray]:

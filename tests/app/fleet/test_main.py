@@ -105,7 +105,7 @@ async def begin(dsn: str, run: FleetRun, first: tuple[str, ...] = ()) -> None:
 
 async def stored(dsn: str) -> Counter[str]:
     """Count the stored diagnoses by machine."""
-    session = await asyncpg.connect(dsn)
+    session = await asyncpg.connect(dsn, server_settings={"hydraulic.tenant": "*"})
     rows = await session.fetch("select equipment_id from diagnoses")
     await session.close()
     return Counter(row["equipment_id"] for row in rows)

@@ -8,7 +8,7 @@ import pytest
 from app.features.binning import Floats
 from app.model import skip as serving
 from app.model.graph import CHANNELS, GraphGroup, SkipOutput
-from app.model.skip import CircuitTables, LinearSkip, impute
+from app.model.skip import CircuitTables, LinearSkip, _conditional, impute
 from tests.features import window_features
 from tests.graphs import build_graph, predict, random_skip, with_topology
 from tests.small import press, small, wave
@@ -183,3 +183,16 @@ def test_arrays_of_a_checkpoint_give_the_same_skip() -> None:
     assert again is not None
     np.testing.assert_array_equal(again.output(group).skip_WVC, skip.output(group).skip_WVC)
     assert LinearSkip.of_arrays(replace(made.config, circuits=()), {}) is None
+
+
+def test_many_missing_inputs_have_the_conditional_mean_of_few() -> None:
+    random = np.random.default_rng(0)
+    axes_LA = np.linalg.qr(random.normal(size=(60, 8)))[0]
+    noise_A = np.exp(random.uniform(-8.0, 2.0, 8))
+    covariance_LL = np.eye(60) + (axes_LA / noise_A) @ axes_LA.T
+    x_L = random.normal(size=60)
+    for missing in (5, 40):
+        m, o = slice(0, missing), slice(missing, 60)
+        expected_m = covariance_LL[m, o] @ np.linalg.solve(covariance_LL[o, o], x_L[o])
+        found_m1 = _conditional(axes_LA[m], noise_A, axes_LA[o].T @ x_L[o, None])
+        np.testing.assert_allclose(found_m1[:, 0], expected_m, atol=1e-9)

@@ -1,5 +1,6 @@
 """A fake cluster and a copy of the shipped file."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.app.serving.conftest import (  # noqa: F401 - fixtures of the service
     checkpoints,
     client,
     local,
+    local_replicas,
     metrics,
     release_service,
     service,
@@ -20,7 +22,13 @@ from tests.system import PROJECT_DIR
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return Path(shutil.copy(PROJECT_DIR / "serve_config.yaml", tmp_path))
+    """A copy in which both versions serve one design."""
+    path = Path(shutil.copy(PROJECT_DIR / "serve_config.yaml", tmp_path))
+    text = path.read_text()
+    found = re.sub(r"designs: \[hydraulic-rig, .*\]", "designs: [hydraulic-rig]", text)
+    assert found != text
+    path.write_text(found)
+    return path
 
 
 @pytest.fixture

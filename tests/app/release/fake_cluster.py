@@ -37,6 +37,7 @@ class FakeCluster:
         self.silent: set[str] = set()
         self.refuses_user_config = False
         self.apply_s = 0.0
+        self.head_is_down = False
         self.metrics = ""
         self.config_error: str | None = None
         self.shadows: list[str] = []
@@ -63,7 +64,13 @@ class FakeCluster:
         self.shadows = ingress["traffic"].get("shadows", [])
         self.designs = ingress["traffic"].get("designs", {})
 
+    def restart_head(self) -> None:
+        """Lose what Serve was given; the replicas go on with it."""
+        self.applied = {}
+
     def dashboard(self, request: httpx.Request) -> httpx.Response:
+        if self.head_is_down:
+            return httpx.Response(503)
         if request.method == "PUT":
             self.calls.append("apply")
             time.sleep(self.apply_s)

@@ -1,12 +1,14 @@
 """Guards: measurements from the ingress's metrics, and when a guard breaks."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 
 from app.core.errors import InputError
 from app.release.guards import (
     RECENT_S,
+    Calls,
     Guard,
     Measurement,
     MetricsMeter,
@@ -16,6 +18,7 @@ from app.release.guards import (
     read_calls,
     undecided,
 )
+from app.serving.observability.exposition import merge
 from app.serving.observability.metrics import Metrics
 
 
@@ -74,13 +77,19 @@ class Version:
         return self.metrics.exposition().decode()
 
 
+def only(found: Mapping[str, Calls]) -> Calls:
+    """Return the counters of the only replica."""
+    (calls,) = found.values()
+    return calls
+
+
 def test_calls_of_one_version_are_read():
     version = Version()
     version.answer(90, 0.015)
     version.answer(10, 0.4, "failed")
     version.answer(50, 9.0, "failed", version="1")
-    replica, calls = read_calls(version.text, "3", {"1"})
-    assert len(replica) == 8
+    ((replica, calls),) = read_calls(version.text, "3", {"1"}).items()
+    assert replica == version.metrics.replica_name
     assert (calls.ended, calls.failed) == (100, 10)
     assert calls.errors == Measurement(0.1, 100)
     # 90 ended within .02, all within .5, none between .02 and .2: p95 is halfway from .2 to .5
@@ -90,21 +99,21 @@ def test_calls_of_one_version_are_read():
 def test_time_beyond_the_last_bound_is_infinite():
     version = Version()
     version.answer(30, 60.0)
-    assert read_calls(version.text, "3", {"1"})[1].p95 == Measurement(math.inf, 30)
+    assert only(read_calls(version.text, "3", {"1"})).p95 == Measurement(math.inf, 30)
 
 
 def test_few_calls_measure_nothing():
     version = Version()
     version.answer(17, 9.0)
     version.answer(2, 9.0, "failed")
-    calls = read_calls(version.text, "3", {"1"})[1]
+    calls = only(read_calls(version.text, "3", {"1"}))
     assert (calls.errors.value, calls.p95.value) == (None, None)
 
 
 def test_few_failures_suffice_for_a_version_that_hangs():
     version = Version()
     version.answer(3, 10.0, "failed")
-    assert read_calls(version.text, "3", {"1"})[1].errors == Measurement(1.0, 3)
+    assert only(read_calls(version.text, "3", {"1"})).errors == Measurement(1.0, 3)
 
 
 def test_disagreement_counts_pairs_with_the_replaced_versions():
@@ -120,10 +129,10 @@ def test_disagreement_counts_pairs_with_the_replaced_versions():
         version.metrics.shadow_copies.labels(shadow, against, outcome).inc(count)
     # a shadow that is no part of the promotion
     version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(80)
-    found = read_calls(version.text, "3", {"1"})[1].disagreement()
+    found = only(read_calls(version.text, "3", {"1"})).disagreement()
     assert (found.value, found.calls) == (0.1, 20)
     assert 0.0 < (found.lower or 0.0) < 0.1
-    assert read_calls(version.text, "3", {"9"})[1].disagreement() == Measurement(None, 0)
+    assert only(read_calls(version.text, "3", {"9"})).disagreement() == Measurement(None, 0)
 
 
 @pytest.mark.parametrize(("disagreed", "breaks"), [(1, False), (2, False), (20, True)])
@@ -131,7 +140,7 @@ def test_guard_on_disagreement_breaks_beyond_chance(disagreed: int, breaks: bool
     version = Version()
     version.metrics.shadow_copies.labels("3", "1", "disagreed").inc(disagreed)
     version.metrics.shadow_copies.labels("3", "1", "agreed").inc(20 - disagreed)
-    found = read_calls(version.text, "3", {"1"})[1].disagreement()
+    found = only(read_calls(version.text, "3", {"1"})).disagreement()
     assert (
         first_broken(parse_guards("disagreement<5%"), {"disagreement": found}) is not None
     ) == breaks
@@ -145,7 +154,7 @@ async def test_only_pairs_since_the_step_began_count():
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, fetches=1, others={"1"}, clock=Clock())
+    meter = MetricsMeter(fetch, others={"1"}, clock=Clock())
     await meter.begin("3")
     copies.labels("3", "1", "agreed").inc(19)
     assert (await meter.measure())["disagreement"] == Measurement(None, 19)
@@ -164,14 +173,11 @@ class Clock:
 async def test_only_calls_since_the_step_began_count_over_all_replicas():
     replicas = [Version(), Version()]
     replicas[0].answer(100, 0.01, "failed")
-    turn = 0
 
     async def fetch() -> str:
-        nonlocal turn
-        turn += 1
-        return replicas[turn % 2].text
+        return merge(each.metrics.exposition() for each in replicas).decode()
 
-    meter = MetricsMeter(fetch, fetches=2, others={"1"}, clock=Clock())
+    meter = MetricsMeter(fetch, others={"1"}, clock=Clock())
     await meter.begin("3")
     replicas[0].answer(20, 0.01)
     replicas[1].answer(19, 0.01)
@@ -185,7 +191,7 @@ async def test_late_slowness_is_not_hidden_by_a_good_beginning():
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, fetches=1, others={"1"}, clock=clock)
+    meter = MetricsMeter(fetch, others={"1"}, clock=clock)
     await meter.begin("3")
     for _ in range(100):
         clock.now_s += 1.0

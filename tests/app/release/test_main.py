@@ -64,6 +64,11 @@ def test_service_that_does_not_run_is_an_error(path: Path):
     assert (status, "expected an API key in" in err) == (1, True)
 
 
+def test_configuration_is_printed_as_it_is(path: Path):
+    status, out, _ = run("show", "--config", str(path))
+    assert (status, out) == (0, path.read_text())
+
+
 def test_empty_registry_is_reported():
     assert run("list") == (0, "nothing is registered yet\n", "")
 
@@ -74,7 +79,7 @@ def test_wrong_use_is_status_2():
 
 
 def test_check_prints_the_checkpoint_and_refuses_a_missing_version():
-    assert run("check", "1") == (0, '["app/weights/1", ["hydraulic-rig"]]\n', "")
+    assert run("check", "2") == (0, '["app/weights/2", ["hydraulic-rig"]]\n', "")
     status, out, err = run("check", "77")
     assert (status, out, "register it with" in err) == (1, "", True)
 

@@ -19,6 +19,7 @@ from app.core.errors import (
 )
 from app.demo.rig.equipment import rig_equipment
 from app.release import operations
+from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.edits import Placement
 from app.release.config.file import ConfigFile
@@ -72,7 +73,7 @@ async def test_weights_that_the_ingress_refuses_are_reverted(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    monkeypatch.setattr(ServeApi, "in_force_s", 0.1)
     before = path.read_text()
     releases = releases_on(cluster, path, history, lines)
     cluster.refuses_user_config = True
@@ -192,7 +193,7 @@ async def test_rollback_waits_for_a_concurrent_command(
 ):
     releases = releases_on(cluster, path, history, lines)
     await releases.split({"2": 100})
-    monkeypatch.setattr(operations, "IN_FORCE_S", 0.3)
+    monkeypatch.setattr(ServeApi, "in_force_s", 0.3)
     with ConfigFile(path).locked("split by bob"):
         with pytest.raises(ReleaseConflict, match="split by bob"):
             await releases.split({"1": 100})
@@ -277,7 +278,7 @@ async def test_unchanged_weights_are_nothing_to_do(
 ):
     await releases_on(cluster, path, history, lines).split({"1": 100})
     assert cluster.calls == []
-    assert lines == ["nothing to do: the file already has 1=100 2=0"]
+    assert lines == ["nothing to do: serve_config.yaml already has 1=100 2=0"]
 
 
 class UnavailableHistory:
@@ -334,7 +335,7 @@ async def test_retirement_that_the_ingress_refuses_is_reverted(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    monkeypatch.setattr(ServeApi, "in_force_s", 0.1)
     before = path.read_text()
     releases = releases_on(cluster, path, history, lines)
     cluster.refuses_user_config = True
@@ -354,7 +355,7 @@ async def test_shadow_is_warmed_up_and_recorded(
     assert (cluster.shadows, cluster.weights) == (["2"], {"1": 100, "2": 0})
     assert lines[-1].endswith("1=100 2=0, shadows 2")
     await releases.shadow("2", on=True)
-    assert lines[-1] == "nothing to do: the file already has 1=100 2=0, shadows 2"
+    assert lines[-1] == "nothing to do: serve_config.yaml already has 1=100 2=0, shadows 2"
     with pytest.raises(SettingsError, match="not to be a shadow"):
         await releases.retire("2")
     await releases.shadow("2", on=False)
@@ -395,7 +396,7 @@ async def test_shadows_that_the_ingress_refuses_are_reverted(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    monkeypatch.setattr(ServeApi, "in_force_s", 0.1)
     before = path.read_text()
     releases = releases_on(cluster, path, history, lines)
     cluster.refuses_user_config = True

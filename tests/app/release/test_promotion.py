@@ -90,7 +90,7 @@ async def test_undecided_guard_fails_the_promotion(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(promotion, "MAX_OUTAGE_S", 0.05)
+    monkeypatch.setattr(ServeApi, "outage_s", 0.05)
     releases = releases_on(cluster, path, history, lines)
     with pytest.raises(GuardBroken, match="can't be decided, only 3 calls"):
         await promote(
@@ -386,7 +386,7 @@ async def test_shadows_that_cannot_be_ended_are_reported(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    monkeypatch.setattr(ServeApi, "in_force_s", 0.1)
     releases = releases_on(cluster, path, history, lines)
 
     class Sealing(Pairs):

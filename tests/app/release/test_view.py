@@ -18,7 +18,7 @@ async def test_status_shows_file_traffic_application_and_history(
     await store.record_release("1", "split", {"1": 100.0, "2": 0.0}, actor="ann", reason="first")
     lines = await status_lines(file, serve_api(cluster), service_api(cluster), store)
     assert lines[0].startswith(
-        "version 1: weight 100 in the file, 100 in force; application 'model-1' RUNNING, 1 replica"
+        "version 1: weight 100 configured, 100 in force; application 'model-1' RUNNING, 1 replica"
     )
     assert lines[0].endswith("checkpoint app/weights/1")
     assert lines[-1].endswith("split 1 by ann -> 1=100: first")

@@ -11,12 +11,14 @@ from cachetools import LRUCache
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import Opened, open_predictor
 from app.core.settings import Settings
+from app.core.text_metrics import TEXT_FILES
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult
 from app.release.service import ReleaseService
 from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
+from app.serving.http.rate_limits import RateLimiter
 from app.serving.ingress.baselines import BaselineService
 from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.deployment import Service, utc_now
@@ -24,16 +26,22 @@ from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.label_store import LabelStore
 from app.serving.ingress.maintenance_log import MaintenanceLog
+from app.serving.ingress.metrics_gatherer import MetricsGatherer
+from app.serving.ingress.quotas import Quotas
 from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.retention import Retention
+from app.serving.ingress.service_facts import ServiceFacts
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import VersionRouter
 from app.serving.model_server import deployment as model_server
 from app.serving.model_server.deployment import ModelServer
+from app.serving.observability.database_metrics import DatabaseMetrics
+from app.serving.observability.exposition import ReplicaText
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription
+from app.serving.rpc.replicas import DeploymentState
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint
@@ -66,6 +74,43 @@ class LocalClient(DeploymentClient):
 
     async def probe(self, application: str) -> None:
         await self._server(application).probe()
+
+
+class RemoteError(RuntimeError):
+    """Ray's error for one of another process: its text is a traceback, the error is `cause`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("ray::Model.score() (pid=1, ip=10.0.0.7)\\n  File /secret/path.py")
+        self.cause = cause
+
+
+class LocalReplicas:
+    """The builder and the model servers of a local client, one replica of each deployment.
+
+    A deployment in `stuck` does not answer in time.
+    """
+
+    def __init__(self, client: LocalClient) -> None:
+        self._client = client
+        self.stuck: set[str] = set()
+
+    async def deployments(self) -> list[DeploymentState]:
+        names = [
+            ("diagnostics", "GraphBuilder"),
+            *((each, "Model") for each in self._client.servers),
+        ]
+        return [DeploymentState(*name, True, {"RUNNING": 1}) for name in names]
+
+    async def metrics_of(self, state: DeploymentState, limit_s: float) -> list[ReplicaText]:
+        if state.application in self.stuck:
+            raise TimeoutError
+        if state.deployment == "GraphBuilder":
+            return [await self._client.builder.metrics_text()]
+        return [await self._client.servers[state.application].metrics_text()]
+
+    async def close(self) -> None:
+        for each in (self._client.builder, *self._client.servers.values()):
+            await each.metrics.close()
 
 
 def split(first: float, second: float) -> Traffic:
@@ -122,6 +167,13 @@ def versions(local: LocalClient, metrics: Metrics) -> VersionRouter:
 
 
 @pytest.fixture
+async def local_replicas(local: LocalClient) -> AsyncIterator[LocalReplicas]:
+    made = LocalReplicas(local)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
 def release_service(store: Store, tmp_path: Path) -> ReleaseService:
     """A release service whose configuration file is missing."""
     return ReleaseService(
@@ -131,26 +183,42 @@ def release_service(store: Store, tmp_path: Path) -> ReleaseService:
 
 @pytest.fixture
 async def service(
-    store: Store, versions: VersionRouter, metrics: Metrics, release_service: ReleaseService
+    store: Store,
+    versions: VersionRouter,
+    metrics: Metrics,
+    release_service: ReleaseService,
+    local_replicas: LocalReplicas,
+    tmp_path: Path,
 ) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    registry = EquipmentRegistry(store, router=versions)
+    quotas = Quotas(store)
+    registry = EquipmentRegistry(store, router=versions, quotas=quotas)
     diagnostics = Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now))
+    status = Status(store, versions, registry, prepare)
+    DatabaseMetrics(metrics).watch(store)
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
         baselines=BaselineService(store, registry, utc_now),
         labels=LabelStore(store, registry, utc_now),
         maintenance=MaintenanceLog(store, registry, utc_now, diagnostics.note_maintenance),
-        readings=ReadingService(store, registry, metrics, utc_now),
+        readings=ReadingService(store, registry, metrics, quotas, tmp_path / "spool", utc_now),
         router=versions,
         diagnostics=diagnostics,
-        status=Status(store, versions, registry, prepare),
+        status=status,
         retention=Retention(store, utc_now),
+        limiter=RateLimiter("test", store.exchange_rate_counts, store.drop_rate_counts),
+        quotas=quotas,
         release_service=release_service,
         metrics=metrics,
+        gatherer=MetricsGatherer(
+            metrics,
+            ServiceFacts(status, versions, store, tmp_path),
+            local_replicas,
+            tmp_path / TEXT_FILES,
+        ),
         store=store,
     )
     await made.start()

@@ -1,6 +1,6 @@
 import re
 
-from app.store.pool import SQL_DIRECTORY, queries
+from app.store.statements import SQL_DIRECTORY, queries
 
 
 def test_every_statement_has_a_name_of_its_own_a_purpose_and_a_text():

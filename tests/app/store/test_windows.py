@@ -138,7 +138,7 @@ async def test_read_opens_only_the_partitions_of_its_months(
     for month in range(1, 6):
         await store.ingest("press-1", ["S0"], [(T0_S + month * MONTH_S) * 1_000_000], [1.0])
     session = await asyncpg.connect(database_dsn)
-    text = await nested_plans(session, "read_windows", *2 * [(["press-1"], [T0_S], [60])])
+    text = await nested_plans(session, "read_windows", *2 * [("*", ["press-1"], [T0_S], [60])])
     await session.close()
     scanned = {line.strip() for line in text.splitlines() if "Scan" in line}
 

@@ -63,7 +63,7 @@ async def fill(
 
 async def prepared(settings: Settings, config: TrainConfig = CONFIG) -> Windows:
     def take() -> Windows:
-        with prepare(settings, config) as fleet:
+        with prepare(settings, settings.var_dir / "training", config) as fleet:
             return fleet.designs[0]
 
     return await asyncio.to_thread(take)
@@ -139,7 +139,7 @@ async def test_windows_are_locked_from_the_preparation_on_and_marked_when_reused
         write(*given)
 
     def take() -> list[Artifact]:
-        with prepare(settings, CONFIG):
+        with prepare(settings, settings.var_dir / "training", CONFIG):
             return survey(training)
 
     monkeypatch.setattr(preparing, "_write", watched)

@@ -390,3 +390,21 @@ def test_parts_without_windows_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="found none"):
         evaluate_parts(windows, [none], CONFIG, split="group")
+
+
+def test_a_study_uses_the_temperatures_that_are_shipped(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    parts = [oracle(windows, part) for part in holdouts(windows, small())]
+    wrong = replace(parts[0].clean, logit_WMVJ=-parts[0].clean.logit_WMVJ)
+    parts[0] = replace(parts[0], clean=wrong)  # one held-out condition fails
+    own, shipped = (
+        evaluate_parts(
+            windows, parts, CONFIG, split="study", with_baselines=False, temperatures=temperatures
+        )
+        for temperatures in (None, {"pump": 1.0, "valve": 0.5})
+    )
+    assert shipped.uncertainty["pump"].temperature == 1.0
+    assert shipped.uncertainty["valve"].temperature == 0.5
+    fitted = own.uncertainty["pump"].temperature
+    assert fitted is not None
+    assert fitted > 2.0

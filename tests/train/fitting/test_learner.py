@@ -25,7 +25,7 @@ from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process
 from train.fitting.start import FitStart
-from train.fitting.state import FitState, newest_state, read_state, write_state
+from train.fitting.state import FitState, newest_of, read_state, states, write_state
 
 CPU = torch.device("cpu")
 EMBEDDING = "ensemble.members.0.component_type.weight"
@@ -192,7 +192,9 @@ def test_newest_whole_state_is_found_beside_one_that_a_kill_cut_off(tmp_path: Pa
         state = FitState(digest="", history=(record,) * epochs, steps=0, done=False)
         write_state(tmp_path / name, state, {"x": torch.ones(3)})
     (tmp_path / "c" / "state.safetensors").write_bytes(b"half")
-    assert newest_state(tmp_path) == tmp_path / "b"
+    newest = newest_of(states(tmp_path))
+    assert newest is not None
+    assert newest.state.epoch == 1
     with pytest.raises(CheckpointError, match="not the file that was written"):
         read_state(tmp_path / "c")
-    assert newest_state(tmp_path / "a") is None
+    assert not states(tmp_path / "a")

@@ -1,11 +1,8 @@
 """Progress output on a terminal and in a log."""
 
-import time
-from pathlib import Path
-
 import pytest
 
-from train.fitting.progress import EpochRecord, Note, Progress, following, write_note
+from train.fitting.progress import EpochRecord, Note, Progress
 
 
 def note(done: float, score: float | None = 0.75) -> Note:
@@ -64,17 +61,3 @@ def test_every_record_is_passed_on_with_its_fit() -> None:
         for done in (0.5, 1.0, 2.0):
             progress.show(note(done))
     assert records == [("fold 1/2", 1), ("fold 1/2", 2)]
-
-
-def test_notes_of_an_earlier_run_are_not_shown_and_none_of_this_is_lost(tmp_path: Path) -> None:
-    path, shown = tmp_path / "notes.ndjson", list[float]()
-    write_note(path, note(1.0))
-    with following(path, lambda each: shown.append(each.done)):
-        write_note(path, note(2.0))
-        time.sleep(0.3)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(note(3.0).model_dump_json())
-            file.flush()
-            file.write("\n")
-        write_note(path, note(4.0))
-    assert shown == [2.0, 3.0, 4.0]

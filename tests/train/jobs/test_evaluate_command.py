@@ -152,7 +152,7 @@ def test_checkpoint_without_remaining_life_is_refused(
 ) -> None:
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
-    arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
+    arguments = ["app/weights/2", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
     assert main(["train", "evaluate", *arguments, "--out", str(tmp_path / "out")]) == 1
     assert "predicts the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

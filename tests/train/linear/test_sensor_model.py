@@ -12,6 +12,8 @@ from train.data.reference import fit_spec
 from train.linear.sensor_model import (
     ACCUSED_SHARE,
     FEWEST_WINDOWS,
+    LEAST_LIMITS,
+    _limits,
     fit_sensor_model,
     fit_summaries,
     with_sensor_models,
@@ -72,3 +74,12 @@ def test_too_few_groups_give_no_fit() -> None:
     random = np.random.default_rng(0)
     summary_RSY = random.normal(size=(400, 4, Y))
     assert fit_summaries(summary_RSY, healths(400), np.arange(400) % 4, 0) is None
+
+
+def test_a_constant_sensor_has_the_least_limits() -> None:
+    square_RSQ = np.random.default_rng(0).chisquare(4.0, (2_000, 2, len(LEAST_LIMITS)))
+    square_RSQ[:, 1] = 0.0
+    limit_SQ = _limits(square_RSQ)
+    assert (limit_SQ[0] > LEAST_LIMITS).any()
+    np.testing.assert_allclose(limit_SQ[1], np.maximum(LEAST_LIMITS, limit_SQ[1]))
+    assert np.isfinite(limit_SQ).all()

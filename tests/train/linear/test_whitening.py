@@ -98,12 +98,31 @@ def test_designs_have_circuits_of_their_own(tmp_path: Path) -> None:
 
 def test_fewer_windows_than_inputs_give_the_axes_of_the_covariance() -> None:
     x_WL = np.random.default_rng(0).normal(size=(12, 30)) * np.linspace(0.5, 3.0, 30)
-    mean_L, axes_LX, variance_X, rest = whitening._axes(x_WL, np.ones(30, np.bool_), 0.1)
+    found = whitening._axes(x_WL, np.ones(30, np.bool_), 0.1)
+    axes_LX, rest = found.axes_LX, found.other
     apart_WL = x_WL - x_WL.mean(0)
     covariance_LL = apart_WL.T @ apart_WL / 12
     floor = 0.1 * covariance_LL.trace() / 30
     expected_LL = 0.9 * covariance_LL + floor * np.eye(30)
-    np.testing.assert_allclose(mean_L, x_WL.mean(0))
+    np.testing.assert_allclose(found.mean_L, x_WL.mean(0))
     assert rest == pytest.approx(floor)
-    found_LL = rest * np.eye(30) + (axes_LX * (variance_X - rest)) @ axes_LX.T
+    assert found.rest == pytest.approx(floor**-0.5)
+    found_LL = rest * np.eye(30) + (axes_LX * (found.variance_X - rest)) @ axes_LX.T
     np.testing.assert_allclose(found_LL, expected_LL, atol=1e-9)
+
+
+def test_axes_of_means_are_the_same_in_all_steps_and_of_unit_length() -> None:
+    x_WQTF = np.random.default_rng(0).normal(size=(400, 2, 5, 3)) * [2.0, 0.1, 1.0]
+    is_used_TF = np.broadcast_to(np.array([True, True, False]), (5, 3))
+    found = whitening._axes_of_means(x_WQTF, is_used_TF, 1e-6)
+    np.testing.assert_allclose(found.axes_LX.T @ found.axes_LX, np.eye(4), atol=1e-12)
+    by_step_QTFX = found.axes_LX.reshape(2, 5, 3, 4)
+    np.testing.assert_array_equal(by_step_QTFX, by_step_QTFX[:, :1].repeat(5, axis=1))
+    assert not by_step_QTFX[:, :, 2].any()
+    z_WX = (x_WQTF.reshape(400, -1) - found.mean_L) @ (found.axes_LX * found.variance_X**-0.5)
+    np.testing.assert_allclose(z_WX.T @ z_WX / 400, np.eye(4), atol=1e-3)
+    assert found.rest == 0.0
+    # what the axes leave is the variance between steps
+    apart_WQTF = x_WQTF - found.mean_L.reshape(2, 5, 3)
+    total = (apart_WQTF[..., :2] ** 2).sum() / 400
+    assert found.variance_X.sum() + 16 * found.other == pytest.approx(total, rel=0.01)

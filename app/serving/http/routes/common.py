@@ -1,9 +1,11 @@
 """Parts that several routes share: access, bodies, JSON responses, pages, valid parameters."""
 
+import asyncio
 import difflib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Query, Request, Response, params
 from fastapi.dependencies.utils import get_flat_params
@@ -12,13 +14,14 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from app.core.errors import InputError, LimitExceeded, UnknownEquipment
+from app.core.errors import BodyTimeout, InputError, LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Identifier
 from app.schemas.places import shown, some_of
 from app.schemas.times import EARLIEST, LATEST
-from app.serving.http.auth import Authenticator
-from app.store.keys import Scope as KeyScope
+from app.serving.http.auth import Authenticator, RouteScope
 
+BODY_PAUSE_S = 15.0
+"""Longest time between two parts of a body."""
 MAX_ORDER_BYTES = 64 * 1024
 """Largest body of requests that carry no data, such as those of releases."""
 
@@ -51,21 +54,53 @@ Interval = tuple[datetime | None, datetime | None]
 """A half-open interval [start, end); None leaves an end open."""
 
 
-def access(authenticator: Authenticator, scope: KeyScope) -> Any:
-    """Return a route's dependency that requires an API key with a scope.
+class Access:
+    """A route's dependency that requires an API key with a scope.
 
-    The dependency sets the request's `state.key_name` to the name of the key and documents both
-    ways to send it in the OpenAPI document.
+    It sets the request's `state.key`, and `state.key_name` to its name, charges its limit of
+    requests, and documents both ways to send it in the OpenAPI document.
+
+    Args:
+        authenticator: of the replica.
+        scope: that the key needs.
     """
 
-    async def check(
+    def __init__(self, authenticator: Authenticator, scope: RouteScope) -> None:
+        self._authenticator = authenticator
+        self.scope = scope
+
+    async def __call__(
+        self,
         request: Request,
         _: Annotated[object, Depends(_BEARER)] = None,
         __: Annotated[object, Depends(_HEADER)] = None,
     ) -> None:
-        request.state.key_name = await authenticator.require(request.headers, scope)
+        """Check the key of a request."""
+        key = await self._authenticator.require(request.headers, self.scope)
+        request.state.key, request.state.key_name = key, key.name
+        request.app.state.limiter.begin(request.scope, key)
 
-    return Depends(check)
+
+def access(authenticator: Authenticator, scope: RouteScope) -> Any:
+    """Return a route's dependency that requires an API key with a scope."""
+    return Depends(Access(authenticator, scope))
+
+
+async def _need_no_key() -> None:
+    """Mark a route that answers anybody; it must show nothing of a tenant."""
+
+
+PUBLIC: Any = Depends(_need_no_key)
+
+
+def scope_of(route: APIRoute) -> RouteScope | Literal["public"] | None:
+    """Return the scope that a route declares with `access` or `PUBLIC`; None without either."""
+    for each in route.dependencies:
+        if isinstance(each.dependency, Access):
+            return each.dependency.scope
+        if each is PUBLIC:
+            return "public"
+    return None
 
 
 async def refuse_unknown_query(request: Request) -> None:
@@ -108,21 +143,54 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         LimitExceeded: the body is longer than `limit`.
+        BodyTimeout: no more of it arrived for `BODY_PAUSE_S`.
         ClientDisconnect: the client disconnected before the end of the body.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise LimitExceeded(
-            f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body"
-        )
+    check_announced(request, limit)
     body = bytearray()
-    async for part in request.stream():
+    async for part in body_parts(request):
         body += part
         if len(body) > limit:
             raise LimitExceeded(
                 f"expected a body of at most {limit} bytes, found more: send it in parts", "body"
             )
     return bytes(body)
+
+
+def check_announced(request: Request, limit: int) -> None:
+    """Refuse a body whose announced length is above a limit.
+
+    Raises:
+        LimitExceeded: it is.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise LimitExceeded(
+            f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body"
+        )
+
+
+async def body_parts(request: Request) -> AsyncIterator[bytes]:
+    """Yield the parts of a request's body as they arrive.
+
+    Raises:
+        BodyTimeout: none arrived for `BODY_PAUSE_S`.
+        ClientDisconnect: the client disconnected before the end of the body.
+    """
+    parts = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(BODY_PAUSE_S):
+                part = await anext(parts, None)
+        except TimeoutError as error:
+            raise BodyTimeout(
+                f"expected the next part of the body within {BODY_PAUSE_S:g} s, found none: send "
+                "it without pauses",
+                "body",
+            ) from error
+        if part is None:
+            return
+        yield part
 
 
 async def read_json(request: Request, model: type[_Body], limit: int = MAX_ORDER_BYTES) -> _Body:

@@ -1,8 +1,11 @@
 """`/v1/diagnoses`: diagnoses one machine or a batch, and returns stored diagnoses."""
 
+import asyncio
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, NamedTuple, Protocol
 
 import orjson
@@ -20,6 +23,7 @@ from app.serving.http.auth import Authenticator
 from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.problems import Problem
+from app.serving.http.rate_limits import RateLimiter
 from app.serving.http.routes.common import (
     Interval,
     NextCursor,
@@ -34,9 +38,18 @@ from app.serving.http.routes.common import (
     read_cursor,
     refuse_unknown_query,
 )
+from app.serving.observability import tracing
+from app.store.keys import KnownKey
 
 MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
+TURN_S = 0.002
+"""Time of validating items before other requests get a turn on the event loop."""
 MAX_BATCH_BYTES = 32 * 1024 * 1024
+
+Charge = Callable[[int], None]
+"""Counts the cost of a diagnosis; raises RateExceeded."""
+
+_LOW_URGENCY = re.compile(r"(?:^|,)\s*u\s*=\s*[67]\s*(?:[,;]|$)")
 
 _DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
 
@@ -103,11 +116,21 @@ _QUESTIONS = {
 class DiagnosisService(Protocol):
     """Makes and finds diagnoses; errors are those of `app.core.errors`."""
 
-    async def answer(self, request: DiagnosisRequest) -> bytes:
+    def check_load(self) -> None:
+        """Refuse a request while those before it wait too long."""
+
+    async def answer(
+        self, request: DiagnosisRequest, charge: Charge, *, background: bool = False
+    ) -> bytes:
         """Return the diagnosis of one request as JSON."""
 
     def answer_many(
-        self, items: Sequence[DiagnosisRequest | Exception], limit_s: float
+        self,
+        items: Sequence[DiagnosisRequest | Exception],
+        limit_s: float,
+        charge: Charge,
+        *,
+        background: bool = False,
     ) -> Outcomes:
         """Yield lists of (index, outcome) of many requests as they become ready, for this long."""
 
@@ -125,15 +148,22 @@ class DiagnosisService(Protocol):
 
 
 def add_diagnosis_routes(
-    api: FastAPI, service: DiagnosisService, authenticator: Authenticator
+    api: FastAPI, service: DiagnosisService, authenticator: Authenticator, limiter: RateLimiter
 ) -> None:
     """Add the routes of diagnoses."""
 
     async def post_diagnosis(request: Request) -> bytes:
-        await refuse_unknown_query(request)
-        await authenticator.require(request.headers, "diagnose")
-        body = await read_body(request, MAX_DIAGNOSIS_BYTES)
-        return await service.answer(DiagnosisRequest.model_validate_json(body))
+        with tracing.span("read request"):
+            await refuse_unknown_query(request)
+            key = await authenticator.require(request.headers, "diagnose")
+            limiter.begin(request.scope, key)
+            background = _is_background(request)
+            if not background:
+                service.check_load()
+            body = await read_body(request, MAX_DIAGNOSIS_BYTES)
+            charge = partial(limiter.charge, key, "diagnoses")
+            parsed = DiagnosisRequest.model_validate_json(body)
+        return await service.answer(parsed, charge, background=background)
 
     api.router.add_api_route(
         "/v1/diagnoses",
@@ -169,8 +199,12 @@ def add_diagnosis_routes(
         response_class=StreamingResponse,
     )
     async def post_batch(request: Request) -> Response:
-        items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
-        outcomes = service.answer_many(items, limit_of(request.scope))
+        key: KnownKey = request.state.key
+        limiter.check(key, "diagnoses")
+        items = await parse_batch(await read_body(request, MAX_BATCH_BYTES))
+        charge = partial(limiter.charge, key, "diagnoses")
+        limit_s, background = limit_of(request.scope), _is_background(request)
+        outcomes = service.answer_many(items, limit_s, charge, background=background)
         return BatchStream(outcomes, len(items), request.scope["trace_id"])
 
     @api.get(
@@ -220,8 +254,16 @@ def add_diagnosis_routes(
         return json_response(b'{"diagnoses":[%b],"next_cursor":%b}' % (listed, orjson.dumps(more)))
 
 
-def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
+def _is_background(request: Request) -> bool:
+    """Return whether a request has the urgency 6 or 7 of RFC 9218, the lowest ones."""
+    given = request.headers.get("priority")
+    return given is not None and _LOW_URGENCY.search(given) is not None
+
+
+async def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
     """Parse the body of a batch into its requests; an invalid item becomes its error.
+
+    Items are validated in turns with other requests.
 
     Raises:
         InputError: the body as a whole is no batch.
@@ -246,7 +288,14 @@ def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
             f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches",
             "items",
         )
-    return [_parse_item(item) for item in items]
+    found: list[DiagnosisRequest | Exception] = []
+    turn_ends = time.perf_counter() + TURN_S
+    for item in items:
+        found.append(_parse_item(item))
+        if time.perf_counter() > turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = time.perf_counter() + TURN_S
+    return found
 
 
 def _parse_item(item: object) -> DiagnosisRequest | Exception:

@@ -94,6 +94,9 @@ class Registry(Protocol):
     async def topology(self, equipment_id: str) -> Equipment:
         """Return the topology of a registered equipment."""
 
+    async def known_topology(self, equipment_id: str) -> Equipment:
+        """Return the topology of a machine that is registered or was deleted."""
+
     async def delete(self, equipment_id: str, actor: str) -> datetime:
         """Delete an equipment, keep its rows, and return when."""
 

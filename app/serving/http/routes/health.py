@@ -7,7 +7,8 @@ from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.serving.observability.metrics import Metrics
+from app.serving.http.routes.common import PUBLIC
+from app.serving.observability.exposition import CONTENT_TYPE
 
 _FROZEN = ConfigDict(frozen=True)
 
@@ -47,18 +48,34 @@ class Status(Protocol):
         """Return the weights and, with an equipment id, the version chosen for the machine."""
 
 
-def add_health_routes(api: FastAPI, status: Status, replica_metrics: Metrics) -> None:
+class MetricsSource(Protocol):
+    """Collects the metrics of the service."""
+
+    async def exposition(self) -> bytes:
+        """Return the metrics of all replicas in the Prometheus text format."""
+
+    async def close(self) -> None:
+        """Cancel what is in progress."""
+
+
+def add_health_routes(api: FastAPI, status: Status, metrics: MetricsSource) -> None:
     """Add the routes of liveness, readiness and metrics."""
 
-    @api.head("/health/live", include_in_schema=False)
-    @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
+    @api.head("/health/live", include_in_schema=False, dependencies=[PUBLIC])
+    @api.get(
+        "/health/live",
+        tags=["health"],
+        summary="Whether this replica runs",
+        dependencies=[PUBLIC],
+    )
     async def get_liveness() -> Liveness:
         return Liveness(status="live")
 
-    @api.head("/health/ready", include_in_schema=False)
+    @api.head("/health/ready", include_in_schema=False, dependencies=[PUBLIC])
     @api.get(
         "/health/ready",
         tags=["health"],
+        dependencies=[PUBLIC],
         summary="Whether the database and a model really answer",
         responses={503: {"model": Readiness, "description": "Diagnoses can't be answered now"}},
     )
@@ -70,8 +87,9 @@ def add_health_routes(api: FastAPI, status: Status, replica_metrics: Metrics) ->
     @api.get(
         "/metrics",
         tags=["health"],
-        summary="Metrics of this replica in the Prometheus text format",
+        dependencies=[PUBLIC],
+        summary="Metrics of all replicas in the Prometheus text format",
         response_class=PlainTextResponse,
     )
     async def get_metrics() -> Response:
-        return Response(replica_metrics.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(await metrics.exposition(), media_type=CONTENT_TYPE)

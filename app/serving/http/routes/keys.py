@@ -1,5 +1,7 @@
 """`/v1/keys`: creates, lists, rotates and revokes API keys; all need the scope admin.
 
+A tenant's admin key administers the keys of its tenant; an operator's those of any.
+
 A secret is in the answer that creates it and nowhere else. Replicas cache keys: a revoked or
 rotated secret stops working everywhere within `auth.CACHE_S`.
 """
@@ -7,9 +9,9 @@ rotated secret stops working everywhere within `auth.CACHE_S`.
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.times import AwareTime
@@ -25,6 +27,7 @@ from app.serving.http.routes.common import (
     read_cursor,
     read_json,
 )
+from app.store.caller import current_caller
 from app.store.keys import (
     MAX_OVERLAP_S,
     ApiKey,
@@ -33,6 +36,7 @@ from app.store.keys import (
     Scope,
     check_expiry,
 )
+from app.store.tenants import TenantName
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,11 @@ KeyName = Annotated[
         description="who uses the key; begins with a letter or digit and has no slash",
         examples=["line 3"],
     ),
+]
+
+OfTenant = Annotated[
+    TenantName | None,
+    Query(description="that the key belongs to, for operators; that of the request's key if left"),
 ]
 
 
@@ -65,6 +74,10 @@ class KeyOrder(BaseModel):
     ]
     expires: Annotated[
         AwareTime | None, Field(description="until when it is accepted; without end if left out")
+    ] = None
+    tenant: Annotated[
+        TenantName | None,
+        Field(description="whose equipment it sees, for operators; that of the request's key"),
     ] = None
 
 
@@ -97,11 +110,27 @@ class KeyPage(BaseModel):
     next_cursor: NextCursor = None
 
 
+class Quotas(Protocol):
+    """Refuses what is beyond the quotas; errors are those of `app.core.errors`."""
+
+    async def check_keys(self) -> None:
+        """Refuse one more key than the quota."""
+
+
 def add_key_routes(
-    api: FastAPI, keys: KeyRepository, authenticator: Authenticator, now: Callable[[], datetime]
+    api: FastAPI,
+    keys: KeyRepository,
+    authenticator: Authenticator,
+    now: Callable[[], datetime],
+    quotas: Quotas,
 ) -> None:
     """Add the routes of API keys; `now` is the UTC clock."""
     admin = access(authenticator, "admin")
+
+    async def act_for(request: Request, tenant: str | None) -> None:
+        """Let operators work for another tenant than that of their key."""
+        if tenant not in (None, current_caller().tenant):
+            await authenticator.require(request.headers, "operator")
 
     @api.post(
         "/v1/keys",
@@ -109,13 +138,17 @@ def add_key_routes(
         summary="Create a key; its secret is in this answer only",
         dependencies=[admin],
         openapi_extra=body_of(KeyOrder),
-        responses=problems(s409="A key in force has this name"),
+        responses=problems(s404="There is no such tenant", s409="A key in force has this name"),
         status_code=201,
     )
     async def create_key(request: Request, response: Response) -> CreatedKey:
         order = await read_json(request, KeyOrder)
         check_expiry(order.expires, now())
-        created = await keys.create_key(order.name, order.scopes, None, order.expires)
+        await quotas.check_keys()
+        await act_for(request, order.tenant)
+        created = await keys.create_key(
+            order.name, order.scopes, None, order.expires, tenant=order.tenant
+        )
         _log("key created", request, order.name)
         response.headers.update(_NOT_STORED)
         return created
@@ -126,9 +159,15 @@ def add_key_routes(
         summary="API keys without their secrets, oldest first",
         dependencies=[admin],
     )
-    async def list_keys(limit: PageLimit = 100, cursor: PageCursor = None) -> KeyPage:
+    async def list_keys(
+        request: Request,
+        limit: PageLimit = 100,
+        cursor: PageCursor = None,
+        tenant: OfTenant = None,
+    ) -> KeyPage:
         place = read_cursor(cursor, _Place)
-        found = await keys.key_page(limit + 1, 0 if place is None else place.key_id)
+        await act_for(request, tenant)
+        found = await keys.key_page(limit + 1, 0 if place is None else place.key_id, tenant)
         more = cursor_of(found[limit - 1].key_id) if len(found) > limit else None
         return KeyPage(keys=found[:limit], next_cursor=more)
 
@@ -144,10 +183,14 @@ def add_key_routes(
             s409="An expiry was given for the last admin key without one",
         ),
     )
-    async def rotate_key(name: Annotated[KeyName, Path()], request: Request) -> Response:
+    async def rotate_key(
+        name: Annotated[KeyName, Path()], request: Request, tenant: OfTenant = None
+    ) -> Response:
         order = await read_json(request, RotationOrder)
         check_expiry(order.expires, now())
-        created = await keys.rotate_key(name, order.expires, order.overlap_s, now())
+        await quotas.check_keys()
+        await act_for(request, tenant)
+        created = await keys.rotate_key(name, order.expires, order.overlap_s, now(), tenant=tenant)
         _log("key rotated", request, name)
         answer = json_response(created.model_dump_json().encode())
         answer.headers.update(_NOT_STORED)
@@ -164,8 +207,11 @@ def add_key_routes(
         ),
         status_code=204,
     )
-    async def revoke_key(name: Annotated[KeyName, Path()], request: Request) -> None:
-        await keys.revoke_key_of(name)
+    async def revoke_key(
+        name: Annotated[KeyName, Path()], request: Request, tenant: OfTenant = None
+    ) -> None:
+        await act_for(request, tenant)
+        await keys.revoke_key_of(name, tenant)
         _log("key revoked", request, name)
 
 

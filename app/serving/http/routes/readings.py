@@ -18,9 +18,10 @@ from app.schemas.readings import (
 )
 from app.schemas.times import AwareTime
 from app.serving.http.auth import Authenticator
-from app.serving.http.bodies import read_encoded_body
-from app.serving.http.openapi import problems, schema_of
+from app.serving.http.bodies import Upload
+from app.serving.http.openapi import answer_of, problems, schema_of
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response
+from app.serving.http.rate_limits import RateLimiter
 from app.serving.http.routes.common import (
     PageCursor,
     PageLimit,
@@ -31,6 +32,7 @@ from app.serving.http.routes.common import (
     json_response,
     read_cursor,
 )
+from app.store.keys import KnownKey
 
 MAX_READINGS_BYTES = 32 * 1024 * 1024
 MAX_CHART_BINS = 2_000
@@ -112,8 +114,7 @@ class Readings(Protocol):
 
     async def ingest(
         self,
-        body: bytes,
-        content_type: str,
+        upload: Upload,
         options: ReadingOptions,
         replaced_by: str | None = None,
     ) -> IngestAnswer:
@@ -123,8 +124,7 @@ class Readings(Protocol):
         self,
         equipment_id: str,
         interval: Interval,
-        body: bytes,
-        content_type: str,
+        upload: Upload,
         ignore_columns: frozenset[str],
         actor: str,
     ) -> IntervalAnswer:
@@ -144,7 +144,9 @@ class Readings(Protocol):
         """Return statistics of sensors in bins of an interval."""
 
 
-def add_reading_routes(api: FastAPI, readings: Readings, authenticator: Authenticator) -> None:
+def add_reading_routes(
+    api: FastAPI, readings: Readings, authenticator: Authenticator, limiter: RateLimiter
+) -> None:
     """Add the routes of readings."""
 
     @api.post(
@@ -156,11 +158,17 @@ def add_reading_routes(api: FastAPI, readings: Readings, authenticator: Authenti
         openapi_extra=_BODY,
         response_model=IngestAnswer,
         response_model_exclude_none=True,
-        responses=problems(415),
+        responses=problems(415)
+        | answer_of(
+            IngestAnswer,
+            status=202,
+            description="The database is away: the readings are safe on disk, see `spooled`",
+        ),
         response_description="Accepted readings are committed; see `rejected` for others",
     )
     async def post_readings(
         request: Request,
+        response: Response,
         on_conflict: Annotated[
             Literal["keep", "replace"],
             Query(
@@ -176,16 +184,22 @@ def add_reading_routes(api: FastAPI, readings: Readings, authenticator: Authenti
     ) -> Response | IngestAnswer:
         replaced_by = None
         if on_conflict == "replace":
-            replaced_by = await authenticator.require(request.headers, "admin")
+            replaced_by = (await authenticator.require(request.headers, "admin")).name
+        key: KnownKey = request.state.key
+        limiter.check(key, "readings")
         answer = await readings.ingest(
-            await read_encoded_body(request, MAX_READINGS_BYTES),
-            request.headers.get("content-type", ""),
+            Upload.of(request, MAX_READINGS_BYTES),
             ReadingOptions(equipment_id, _names(ignore_columns)),
             replaced_by,
         )
         stored = answer.accepted + answer.duplicates + answer.conflicts + answer.replaced
+        stored += answer.spooled
+        refused = answer.rejected_count or len(answer.rejected)
+        limiter.add(key, "readings", stored + refused)
         if answer.rejected and not stored:
             return problem_response(_all_rejected(answer, request.scope["trace_id"]))
+        if answer.spooled:
+            response.status_code = 202
         return answer
 
     @api.put(
@@ -208,8 +222,7 @@ def add_reading_routes(api: FastAPI, readings: Readings, authenticator: Authenti
         return await readings.replace(
             checked_equipment_id(equipment_id),
             _checked(start, end),
-            await read_encoded_body(request, MAX_READINGS_BYTES),
-            request.headers.get("content-type", ""),
+            Upload.of(request, MAX_READINGS_BYTES),
             _names(ignore_columns),
             request.state.key_name,
         )

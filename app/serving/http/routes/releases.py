@@ -43,6 +43,7 @@ from app.serving.http.routes.common import (
 )
 from app.serving.http.routes.health import Status
 from app.serving.http.routes.trainings import TrainingBackend
+from app.store.audit import AuditRepository
 from app.store.releases import ReleaseEvent, ReleaseRepository
 
 _ARCHIVES = (
@@ -176,11 +177,12 @@ def add_release_routes(
     status: Status,
     backend: ReleaseBackend,
     history: ReleaseRepository,
+    audit: AuditRepository,
     authenticator: Authenticator,
     replica_name: str,
 ) -> None:
     """Add the routes that show and change releases; `replica_name` marks whose traffic is shown."""
-    read, admin = access(authenticator, "read"), access(authenticator, "admin")
+    read, operator = access(authenticator, "read"), access(authenticator, "operator")
 
     def changing(
         path: str, order: type[BaseModel], summary: str, method: str = "POST"
@@ -191,7 +193,7 @@ def add_release_routes(
             methods=[method],
             tags=["models"],
             summary=summary,
-            dependencies=[admin],
+            dependencies=[operator],
             openapi_extra=body_of(order),
             responses=_CHANGED,
         )
@@ -295,7 +297,7 @@ def add_release_routes(
         tags=["models"],
         summary="Upload a checkpoint and register it; the same content keeps its version",
         description=_UPLOAD,
-        dependencies=[admin],
+        dependencies=[operator],
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -309,6 +311,8 @@ def add_release_routes(
     )
     async def upload_model(request: Request) -> Response:
         answer = await backend.upload(request.state.key_name, request.stream())
+        details = {"state": answer.state, "created": answer.created}
+        await audit.audit("upload_checkpoint", answer.version or "", details)
         status = 202 if answer.state == "running" else 201 if answer.created else 200
         return json_response(answer.model_dump_json().encode(), status)
 

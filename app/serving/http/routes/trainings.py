@@ -28,6 +28,7 @@ from app.serving.http.routes.common import (
     read_cursor,
     read_json,
 )
+from app.store.audit import AuditRepository
 
 MAX_LOG_LINES = 10_000
 
@@ -61,17 +62,17 @@ class TrainingBackend(Protocol):
 
 
 def add_training_routes(
-    api: FastAPI, backend: TrainingBackend, authenticator: Authenticator
+    api: FastAPI, backend: TrainingBackend, audit: AuditRepository, authenticator: Authenticator
 ) -> None:
     """Add the routes of trainings."""
-    admin = access(authenticator, "admin")
+    operator = access(authenticator, "operator")
     unknown = problems(s404="There is no such training")
 
     @api.post(
         "/v1/trainings",
         tags=["trainings"],
         summary="Train on machines of a topology, and register the checkpoint",
-        dependencies=[admin],
+        dependencies=[operator],
         openapi_extra=body_of(TrainingRequest),
         responses=answer_of(Training, status=202, description="The training was submitted")
         | problems(s409="The training extra is not installed, or too many trainings run"),
@@ -80,6 +81,7 @@ def add_training_routes(
     async def start_training(request: Request) -> Response:
         order = await read_json(request, TrainingRequest)
         found = await backend.start(request.state.key_name, order)
+        await audit.audit("start_training", found.training_id, {})
         response = json_response(found.model_dump_json().encode(), 202)
         response.headers["location"] = f"/v1/trainings/{found.training_id}"
         return response
@@ -88,7 +90,7 @@ def add_training_routes(
         "/v1/trainings",
         tags=["trainings"],
         summary="List trainings, newest first",
-        dependencies=[admin],
+        dependencies=[operator],
     )
     async def list_trainings(limit: PageLimit = 100, cursor: PageCursor = None) -> TrainingPage:
         place = read_cursor(cursor, tuple[datetime, str])
@@ -105,7 +107,7 @@ def add_training_routes(
         "/v1/trainings/{training_id}",
         tags=["trainings"],
         summary="A training's status, and the version of its checkpoint",
-        dependencies=[admin],
+        dependencies=[operator],
         responses=unknown,
     )
     async def get_training(training_id: TrainingId) -> Training:
@@ -115,7 +117,7 @@ def add_training_routes(
         "/v1/trainings/{training_id}/log",
         tags=["trainings"],
         summary="The end of a training's output",
-        dependencies=[admin],
+        dependencies=[operator],
         responses=unknown,
     )
     async def get_training_log(
@@ -130,11 +132,13 @@ def add_training_routes(
         "/v1/trainings/{training_id}/cancel",
         tags=["trainings"],
         summary="Cancel a training; one that has ended stays as it is",
-        dependencies=[admin],
+        dependencies=[operator],
         responses=unknown,
     )
     async def cancel_training(training_id: TrainingId) -> Training:
-        return await backend.cancel(training_id)
+        found = await backend.cancel(training_id)
+        await audit.audit("cancel_training", training_id, {})
+        return found
 
 
 def _place_of(training: Training) -> tuple[datetime, str]:

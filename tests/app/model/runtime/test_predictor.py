@@ -30,22 +30,22 @@ class Watched:
         return self._runner.run(group, skip)
 
 
-def watched(most: int = 1000, max_rows: int = 20_000) -> tuple[Predictor, Watched, TrainedModel]:
+def watched(most: int = 1000, max_cells: int = 44_000) -> tuple[Predictor, Watched, TrainedModel]:
     model = small().model
     runner = Watched(model, most)
-    predictor = Predictor(model.config, runner, model.skip, model.detector, max_rows)
+    predictor = Predictor(model.config, runner, model.skip, model.detector, max_cells)
     return predictor, runner, model
 
 
 def test_many_windows_run_in_passes_under_the_cap() -> None:
     group = warm_up_group(small().config, 7)
-    predictor, runner, model = watched(max_rows=2 * group.mask_WST[0].size)
+    predictor, runner, model = watched(max_cells=2 * group.window_cells)
     assert_close(predictor.predict([group])[0], predict(model, group), 1e-5)
     assert runner.passes == [2, 2, 2, 1]
 
 
 def test_window_above_the_cap_runs_alone() -> None:
-    predictor, runner, _ = watched(max_rows=1)
+    predictor, runner, _ = watched(max_cells=1)
     predictor.predict([warm_up_group(predictor.config, 3)])
     assert runner.passes == [1, 1, 1]
 
@@ -92,7 +92,7 @@ def test_features_of_another_spec_are_refused() -> None:
 
 
 def test_contributions_in_parts_are_those_at_once() -> None:
-    predictor, _, model = watched(max_rows=1)
+    predictor, _, model = watched(max_cells=1)
     window = warm_up_group(predictor.config, 1)
     found = list(predictor.contributions(window))
     (whole,) = model.predictor().contributions(window)

@@ -23,7 +23,14 @@ from tests.app.release.fake_cluster import FakeCluster, MemoryHistory, releases_
 STEPS = {
     config_file.__file__: {"locked", "_open_lock", "replace", "_write", "_sync_directory"},
     operations.__file__: {"_move"},
-    transaction.__file__: {"locked", "replace", "replace_traffic", "wait_traffic"},
+    transaction.__file__: {
+        "locked",
+        "replace",
+        "replace_traffic",
+        "follow",
+        "_apply",
+        "wait_traffic",
+    },
 }
 
 

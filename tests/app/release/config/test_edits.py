@@ -16,6 +16,9 @@ from app.release.config.edits import (
 from tests.system import PROJECT_DIR
 
 TEXT = (PROJECT_DIR / "serve_config.yaml").read_text()
+DESIGNS = yaml.safe_load(TEXT)["applications"][0]["deployments"][0]["user_config"]["traffic"][
+    "releases"
+][0]["designs"]
 FILES = PROJECT_DIR / "tests" / "app" / "release" / "files"
 THREE = Placement("3", "registry:3")
 
@@ -127,7 +130,7 @@ def test_file_after_several_releases_differs_in_the_versions_alone():
     text = TEXT
     champion = "1"
     for number in range(3, 6):
-        placement = Placement(str(number), f"registry:{number}", designs=["hydraulic-rig"])
+        placement = Placement(str(number), f"registry:{number}", designs=DESIGNS)
         text = with_version(text, placement, champion)
         text = with_weights(text, {champion: 90, str(number): 10})
         text = with_weights(text, {str(number): 100})

@@ -101,7 +101,7 @@ INGRESS = ("applications", 0, "deployments", 0)
         ),
         ((*INGRESS, "user_config"), None, "user_config"),
         ((*INGRESS, "name"), "Ingres", "did you mean 'Ingress'"),
-        (("applications", 1, "deployments", 0, "user_config"), {}, "takes none"),
+        (("applications", 1, "deployments", 0, "user_config"), {"loging": {}}, "loging"),
         (("applications", 2, "name"), "model-1", "'model-1' is listed twice"),
         (("applications", 0, "import_path"), "app.other:thing", "found 0"),
         (("applications", 1, "deployments", 0, "num_replicas"), 2, "found both"),

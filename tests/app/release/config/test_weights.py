@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import InputError
-from app.release.config.weights import parse_steps, parse_weights, with_share
+from app.release.config.weights import (
+    parse_steps,
+    parse_weights,
+    with_promoted,
+    with_share,
+)
+from app.serving.ingress.traffic import Traffic
 
 
 def test_weights_are_read():
@@ -53,3 +59,31 @@ def test_shares_sum_to_100_and_none_is_negative(parts: list[int], share: int):
     assert sum(shared.values()) == pytest.approx(100, abs=1e-6)
     assert min(shared.values()) >= -1e-9
     assert shared["new"] == share / 100
+
+
+def traffic(**designs: list[str]) -> Traffic:
+    """Return traffic of versions with designs; the first two have half of the weight each."""
+    return Traffic.model_validate(
+        {
+            "releases": [
+                {
+                    "version": version,
+                    "application": f"model-{version}",
+                    "designs": names,
+                    "weight": 50 if place < 2 else 0,
+                }
+                for place, (version, names) in enumerate(designs.items())
+            ]
+        }
+    )
+
+
+def test_promotion_changes_the_weights_of_all_where_others_serve_a_part_of_the_designs():
+    split = with_promoted(traffic(a=["rig", "press"], b=["rig"]), "a", 100.0, None)
+    assert (split.weights, dict(split.designs)) == ({"a": 100.0, "b": 0.0}, {})
+
+
+def test_promotion_changes_single_designs_where_the_share_would_differ():
+    split = with_promoted(traffic(a=["rig"], b=["press"], c=["rig", "press"]), "c", 10.0, None)
+    assert split.weights == {"a": 50.0, "b": 50.0, "c": 0.0}
+    assert split.designs == {"rig": {"a": 90.0, "c": 10.0}, "press": {"b": 90.0, "c": 10.0}}

@@ -9,12 +9,14 @@ import pytest
 import yaml
 from starlette.requests import ClientDisconnect, Request
 
-from app.core.errors import ModelUnavailable
+from app.core.errors import BodyTimeout, DeadlineExceeded
 from app.core.settings import PROJECT_DIR
 from app.serving.fastpath.disconnect_monitor import (
     ARRIVED,
     BYPASS_HEADERS,
+    DEADLINE,
     TIMEOUT_S,
+    CallerHeaders,
     DisconnectMonitor,
     ServeMonitorBypass,
     middlewares,
@@ -88,16 +90,28 @@ async def test_request_whose_client_disconnects_is_cancelled_with_its_work():
 async def test_request_that_times_out_is_cancelled():
     connection, work = Connection(b"{}"), pending()
     connection.send()
-    with pytest.raises(ModelUnavailable, match=r"within 0\.05 s"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
         await answer(DisconnectMonitor(interval_s=0.01, timeout_s=0.05), connection, work)
     assert work.cancelled()
 
 
 async def test_request_whose_body_does_not_arrive_times_out():
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(BodyTimeout, match="found a part of it"):
         await answer(
             DisconnectMonitor(interval_s=0.01, timeout_s=0.05), Connection(b"{}"), pending()
         )
+
+
+async def test_deadline_of_the_caller_is_kept_exactly():
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 0.05
+    scope = {ARRIVED: deadline - 0.05, DEADLINE: deadline}
+    with (
+        pytest.raises(BodyTimeout, match=r"within 0\.05 s"),
+        DisconnectMonitor(interval_s=600.0).watching(scope, Connection().receive),
+    ):
+        await asyncio.wait_for(pending(), LIMIT_S)
+    assert loop.time() >= deadline
 
 
 async def test_no_part_of_a_body_is_lost_to_a_check():
@@ -168,7 +182,7 @@ async def test_no_timer_runs_without_requests():
 async def test_timeout_counts_from_the_arrival_of_the_request():
     arrived = asyncio.get_running_loop().time() - TIMEOUT_S + 0.05
     with (
-        pytest.raises(ModelUnavailable),
+        pytest.raises(BodyTimeout),
         DisconnectMonitor(interval_s=0.01).watching({ARRIVED: arrived}, Connection().receive),
     ):
         await asyncio.wait_for(pending(), LIMIT_S)
@@ -200,7 +214,19 @@ def test_timeout_is_that_of_the_other_routes():
 
 
 def test_outside_a_replica_serve_keeps_its_own_monitoring():
-    assert middlewares() == []
+    assert [each.cls for each in middlewares()] == [CallerHeaders]
+
+
+async def test_callers_can_not_switch_serves_limits_off():
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def inner(scope: Message, *_: object) -> None:
+        seen.append(scope["headers"])
+
+    headers = [(b"a", b"b"), *BYPASS_HEADERS]
+    scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
+    await CallerHeaders(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+    assert seen == [[(b"a", b"b")]]
 
 
 @pytest.mark.parametrize(

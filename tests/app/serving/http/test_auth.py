@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from app.core.errors import Forbidden, StoreUnavailable, Unauthenticated
+from app.serving.http import auth
 from app.serving.http.auth import AWAY_S, CACHE_S, Authenticator
-from app.store.keys import KnownKey, hash_secret
+from app.store.caller import SERVICE, Caller, acting_as, current_caller
+from app.store.keys import KnownKey
 
 
 class Keys:
@@ -14,17 +16,17 @@ class Keys:
 
     def __init__(self, **secrets: str) -> None:
         self.known = {
-            hash_secret(secret): KnownKey(f"{secret}'s", frozenset(scopes.split()))
+            secret: KnownKey(f"{secret}'s", frozenset(scopes.split()))
             for secret, scopes in secrets.items()
         }
         self.away = False
         self.lookups = 0
 
-    async def find(self, key_hash: str) -> KnownKey | None:
+    async def find(self, secret: str) -> KnownKey | None:
         self.lookups += 1
         if self.away:
             raise StoreUnavailable("expected the database, found nothing")
-        return self.known.get(key_hash)
+        return self.known.get(secret)
 
 
 class Clock:
@@ -41,7 +43,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 async def test_key_with_the_scope_passes_by_either_header():
     authenticator = Authenticator(Keys(reader="read").find)
-    assert await authenticator.require(bearer("reader"), "read") == "reader's"
+    assert (await authenticator.require(bearer("reader"), "read")).name == "reader's"
     await authenticator.require({"x-api-key": "reader"}, "read")
     await authenticator.require({"authorization": "bearer reader"}, "read")
 
@@ -80,6 +82,68 @@ async def test_revoked_key_stops_when_its_cache_entry_expires():
         await authenticator.require(bearer("reader"), "read")
 
 
+async def test_expired_key_stops_at_once_even_while_the_database_is_away():
+    keys, clock = Keys(reader="read"), Clock()
+    keys.known["reader"] = keys.known["reader"]._replace(valid_s=3.0)
+    authenticator = Authenticator(keys.find, clock=clock)
+    await authenticator.require(bearer("reader"), "read")
+    keys.away = True
+    clock.now += 2.9
+    await authenticator.require(bearer("reader"), "read")
+    clock.now += 0.2
+    with pytest.raises(Unauthenticated):
+        await authenticator.require(bearer("reader"), "read")
+
+
+async def test_flood_of_wrong_keys_leaves_known_ones_cached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(auth, "CACHE_SIZE", 10)
+    keys = Keys(reader="read")
+    authenticator = Authenticator(keys.find)
+    await authenticator.require(bearer("reader"), "read")
+    for number in range(50):
+        with pytest.raises(Unauthenticated):
+            await authenticator.require(bearer(f"wrong-{number}"), "read")
+    keys.away = True
+    await authenticator.require(bearer("reader"), "read")
+
+
+async def test_wrong_key_is_looked_up_once_in_a_while():
+    keys = Keys()
+    authenticator = Authenticator(keys.find)
+    for _ in range(5):
+        with pytest.raises(Unauthenticated):
+            await authenticator.require(bearer("wrong"), "read")
+    assert keys.lookups == 1
+
+
+@pytest.mark.parametrize(
+    ("tenant", "scopes", "operates"),
+    [("default", "admin", True), ("north", "admin", False), ("default", "read", False)],
+)
+async def test_admin_of_the_default_tenant_alone_operates_the_installation(
+    tenant: str, scopes: str, operates: bool
+):
+    keys = Keys(someone=scopes)
+    keys.known["someone"] = keys.known["someone"]._replace(tenant=tenant)
+    authenticator = Authenticator(keys.find)
+    with acting_as(SERVICE):
+        if operates:
+            await authenticator.require(bearer("someone"), "operator")
+            assert current_caller() == Caller(None, "someone's")
+        else:
+            with pytest.raises(Forbidden, match="operates the installation"):
+                await authenticator.require(bearer("someone"), "operator")
+            assert current_caller() == SERVICE
+
+
+async def test_task_works_for_the_tenant_of_the_key():
+    keys = Keys(reader="read")
+    keys.known["reader"] = keys.known["reader"]._replace(tenant="north")
+    with acting_as(SERVICE):
+        await Authenticator(keys.find).require(bearer("reader"), "read")
+        assert current_caller() == Caller("north", "reader's")
+
+
 async def test_cached_key_works_while_the_database_is_away():
     keys, clock = Keys(reader="read"), Clock()
     authenticator = Authenticator(keys.find, clock=clock)
@@ -94,9 +158,8 @@ async def test_cached_key_works_while_the_database_is_away():
 async def test_key_of_the_environment_needs_no_lookup():
     keys = Keys()
     authenticator = Authenticator(keys.find, extra_key="from-the-environment")
-    assert (
-        await authenticator.require(bearer("from-the-environment"), "admin") == "HYDRAULIC_API_KEY"
-    )
+    key = await authenticator.require(bearer("from-the-environment"), "operator")
+    assert key.name == "HYDRAULIC_API_KEY"
     assert keys.lookups == 0
 
 

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -41,7 +41,7 @@ async def run(*command: object) -> str:
 @pytest.fixture
 async def document(tmp_path: Path) -> Path:
     """File with the document of an interface that is not started."""
-    transport = httpx.ASGITransport(build_api(Mock()))
+    transport = httpx.ASGITransport(build_api(MagicMock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = (await client.get("/openapi.json")).raise_for_status()
     path = tmp_path / "openapi.json"

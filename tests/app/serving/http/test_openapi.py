@@ -3,7 +3,7 @@
 import json
 import re
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -16,7 +16,7 @@ Operations = dict[str, dict[str, Any]]
 @pytest.fixture
 async def document() -> dict[str, Any]:
     """The document of an interface that is not started."""
-    transport = httpx.ASGITransport(build_api(Mock()))
+    transport = httpx.ASGITransport(build_api(MagicMock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         found: dict[str, Any] = (await client.get("/openapi.json")).raise_for_status().json()
     return found
@@ -140,7 +140,7 @@ def test_requests_are_strict_and_answers_may_grow(document: dict[str, Any]):
 
 
 async def test_page_loads_nothing_from_other_servers():
-    transport = httpx.ASGITransport(build_api(Mock()))
+    transport = httpx.ASGITransport(build_api(MagicMock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         page = (await client.get("/docs")).raise_for_status().text
         loaded = re.findall(r'(?:src|href)="([^"]+)"', page)

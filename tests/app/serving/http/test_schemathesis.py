@@ -1,7 +1,7 @@
 """Requests that schemathesis makes from the OpenAPI document: answers are as it says.
 
 All checks of schemathesis run, also those that follow an answer to further requests. The short form
-is part of the suite. The long form, `make schemathesis`, makes 10,000 requests or more.
+is part of the suite. The long form, `make schemathesis`, makes 20,000 requests or more.
 """
 
 import asyncio

@@ -20,7 +20,8 @@ from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.deployment import Service, open_service, prepare
 from app.store.keys import CreatedKey, ensure_first_key
 from app.store.store import Store
-from tests.app.serving.conftest import LocalClient
+from tests.app.serving.conftest import LocalClient, LocalReplicas
+from tests.scrape import samples
 
 GOOD: dict[str, Any] = {
     "traffic": {
@@ -36,7 +37,9 @@ GOOD: dict[str, Any] = {
 @pytest.fixture
 async def service(tmp_path: Path) -> Service:
     settings = Settings(var_dir=tmp_path)
-    return open_service(LocalClient({}), settings, DiagnosticsArgs(), open_release_service)
+    client = LocalClient({})
+    replicas = LocalReplicas(client)
+    return open_service(client, settings, DiagnosticsArgs(), open_release_service, replicas)
 
 
 async def test_good_configuration_is_taken(service: Service):
@@ -74,7 +77,8 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
         100,
         0,
     ]
-    assert b"hydraulic_config_rejected_total 1.0" in service.metrics.exposition()
+    found = samples(service.metrics.exposition().decode())
+    assert found["hydraulic_config_rejected_total"] == 1.0
     service.configure(GOOD)
     assert service.status.config_error is None
 

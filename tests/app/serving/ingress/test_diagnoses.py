@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -11,20 +11,23 @@ import pytest
 from app.core.errors import (
     DeadlineExceeded,
     LimitExceeded,
+    Overloaded,
     StoreUnavailable,
     UnknownEquipment,
     WindowError,
 )
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis import cost
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.reading_formats import ReadingOptions
-from app.serving.ingress import batch, windows
+from app.serving.ingress import batch, diagnosis_batchers, item_groups, windows
 from app.serving.ingress import diagnoses as module
 from app.serving.ingress.batch import DiagnosisParts, Outcome
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.quotas import Quotas
 from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.traffic import machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
@@ -33,6 +36,7 @@ from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
+from tests.uploads import upload
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 START = "2026-01-01T00:00:00Z"
@@ -96,7 +100,7 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
 async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
     diagnostics: Diagnostics, registry: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    monkeypatch.setattr(item_groups, "GROUP_ITEMS", 1)
     look_up, calls = registry.topologies, 0
 
     async def fail_once(equipment_ids: list[str], *, any_age: bool = False) -> object:
@@ -133,7 +137,7 @@ def hangs_for(versions: VersionRouter, monkeypatch: pytest.MonkeyPatch) -> set[s
 async def test_item_that_takes_too_long_has_an_error_and_the_others_their_diagnosis(
     diagnostics: Diagnostics, hangs_for: set[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "ITEM_S", 0.5)
+    monkeypatch.setattr(item_groups, "ITEM_S", 0.5)
     hangs_for.add("slow")
     topology = rig_equipment().model_dump(mode="json", exclude={"equipment_id"})
     # another version's micro-batch, so that the slow item delays no other
@@ -147,7 +151,7 @@ async def test_item_that_takes_too_long_has_an_error_and_the_others_their_diagno
 async def test_batch_that_takes_too_long_has_an_error_for_each_unanswered_item(
     diagnostics: Diagnostics, hangs_for: set[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    monkeypatch.setattr(item_groups, "GROUP_ITEMS", 1)
     hangs_for.add("hydraulic-rig")
     found = await outcomes(diagnostics, [inline()] * 20 + [WindowError("none")], limit_s=0.2)
     assert [type(found[index]) for index in range(20)] == [DeadlineExceeded] * 20
@@ -159,7 +163,7 @@ async def test_batch_that_takes_too_long_has_an_error_for_each_unanswered_item(
 async def test_batch_whose_reader_leaves_is_taken_from_the_queue(
     diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    monkeypatch.setattr(item_groups, "GROUP_ITEMS", 1)
     score, scored = versions.score, 0
 
     async def count(windows: list[RoutedWindow], *, explain: bool) -> object:
@@ -206,11 +210,37 @@ async def test_micro_batches_with_evidence_are_bounded_by_their_forward_passes(
     assert sum(sizes[True]) == 100
 
 
-def test_groups_of_a_batch_hold_about_the_same_work():
-    plain, explained = [inline()] * 40, [inline(explain=True)] * 6
-    groups = [[index for index, _ in group] for group in module._groups([*plain, *explained])]
-    assert [len(group) for group in groups] == [32, 8 + 3, 3]
-    assert sorted(chain.from_iterable(groups)) == list(range(46))
+@pytest.mark.usefixtures("registered")
+async def test_heavy_requests_run_one_at_a_time_beside_others_and_few_wait(
+    diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(windows, "HEAVY_WEIGHT", 18_000)  # an explanation has 18,360
+    monkeypatch.setattr(diagnosis_batchers, "MAX_HEAVY_WAITING", 3)
+    running: list[int] = []
+    may_end = asyncio.Event()
+
+    async def wait(windows: list[RoutedWindow], *, explain: bool) -> object:
+        if explain:
+            running.append(len(windows))
+            await may_end.wait()
+        return [WindowError("counted") for _ in windows]
+
+    monkeypatch.setattr(versions, "score", wait)
+    heavy = [asyncio.create_task(diagnostics.answer(inline(explain=True)))]
+    while not running:
+        await asyncio.sleep(0)
+    (batcher,) = diagnostics._batchers._batchers.values()
+    heavy += [asyncio.create_task(diagnostics.answer(inline(explain=True))) for _ in range(3)]
+    while batcher.waiting_single < 3:
+        await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="expected at most 3 requests of large machines"):
+        await diagnostics.answer(inline(explain=True))
+    with pytest.raises(WindowError, match="counted"):
+        await diagnostics.answer(inline())
+    assert running == [1]
+    may_end.set()
+    found = await asyncio.gather(*heavy, return_exceptions=True)
+    assert [str(each) for each in found] == ["counted"] * 4
 
 
 @pytest.mark.usefixtures("registered")
@@ -221,7 +251,7 @@ async def test_large_batch_has_fewer_groups_running_beside_single_requests(
     monkeypatch: pytest.MonkeyPatch,
     single: str,
 ):
-    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    monkeypatch.setattr(item_groups, "GROUP_ITEMS", 1)
     monkeypatch.setattr(module, "SHARED_S", 600.0 if single == "answered" else 0.0)
     look_up, running, most, most_at_first = registry.topologies, 0, 0, 0
 
@@ -359,8 +389,9 @@ async def test_machine_without_readings_says_how_to_send_some(
 async def test_evidence_of_a_large_machine_is_refused(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(windows, "MAX_EXPLAINED_SENSORS", 16)
-    with pytest.raises(LimitExceeded, match="found 17"):
+    cells = cost.diagnosis_cells(rig_equipment(), explain=True)
+    monkeypatch.setattr(cost, "MAX_EXPLAINED_CELLS", cells - 1)
+    with pytest.raises(LimitExceeded, match=f"found {cells}"):
         await diagnostics.answer(inline(explain=True))
 
 
@@ -393,7 +424,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
         diagnostics._batch._conclude(
-            windows.Resolved(request, rig, bins, None), window, scored, NOW, {}
+            windows.Resolved(request, rig, bins, None), window, scored, NOW, {}, 0.0
         )
         return known.previous[-1]
 
@@ -403,7 +434,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     assert ask(6) == before  # the same window again gets the same states
     assert ask(3) == {}  # an older one neither uses the newer states nor replaces them
     assert ask(8, version="2") == {}
-    snapshot = diagnostics._batch._states["hydraulic-rig"]
+    snapshot = diagnostics._batch._states[None, "hydraulic-rig"]
     assert snapshot.window_end == NOW + timedelta(minutes=7)
     assert ask(7) == dict(snapshot.states)
 
@@ -430,7 +461,7 @@ async def test_topology_that_another_replica_changed_counts_at_once(
 
 
 async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
-    diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store
+    diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store, tmp_path: Path
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -451,8 +482,8 @@ async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
         "time": "2026-01-01T23:59:30Z",
         "value": 1.0,
     }
-    readings = ReadingService(store, registry, Metrics(), lambda: NOW)
-    answer = await readings.ingest(orjson.dumps([line]), "application/json", ReadingOptions())
+    readings = ReadingService(store, registry, Metrics(), Quotas(store), tmp_path, lambda: NOW)
+    answer = await readings.ingest(upload(orjson.dumps([line])), ReadingOptions())
     assert answer.accepted == 1
     after = Diagnosis.from_json(await diagnostics.answer(request))
     assert after.diagnosis_id != Diagnosis.from_json(both[0]).diagnosis_id

@@ -75,6 +75,7 @@ async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_
         ids: list[str], **options: bool
     ) -> dict[str, EquipmentRecord]:
         found = await get(ids, **options)
+        monkeypatch.setattr(store, "get_equipment_of", get)
         await registry.put(new.equipment_id, new.model_dump_json().encode())
         return found
 

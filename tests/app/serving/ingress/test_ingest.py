@@ -14,7 +14,7 @@ from app.schemas.equipment import Equipment
 from app.schemas.reading_formats import ReadingOptions
 from app.schemas.times import microseconds
 from app.schemas.topology import parse_equipment
-from app.serving.ingress.ingest import Parsed, parse_readings
+from app.serving.ingress.ingest import Parsed, check_body, read_in_turns
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PRESS = parse_equipment(
@@ -55,7 +55,7 @@ async def parse(
     options: ReadingOptions = ANY,
 ) -> Parsed:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await parse_readings(raw, content_type, find, NOW, options)
+    return await check_body(await read_in_turns(raw, content_type, options), find, NOW, options)
 
 
 @pytest.mark.parametrize("body", [GOOD, [GOOD], {"readings": [GOOD]}])

@@ -56,6 +56,35 @@ async def test_lone_item_starts_at_once_and_gets_its_outcome(works: Works):
     assert await future == 10
 
 
+async def test_background_items_take_the_room_that_is_left(works: Works):
+    batcher = batcher_of(works, running=2, early=1)
+    futures = [batcher.submit(0)]
+    await turn()
+    futures += [batcher.submit(item, background=True) for item in range(100, 120)]
+    await turn()
+    assert works.batches == [[0]]  # nothing starts for them while others run
+    futures += [batcher.submit(1), batcher.submit(2, bulk=True)]
+    await turn()
+    assert works.batches[1:] == [[1, 2, *range(100, 106)]]
+    works.finished.set()
+    assert sum(await asyncio.gather(*futures)) == 10 * sum([0, 1, 2, *range(100, 120)])
+    assert batcher.idle
+
+
+async def test_work_is_cancelled_with_the_last_of_its_items(works: Works):
+    batcher = batcher_of(works)
+    futures = [batcher.submit(item) for item in (1, 2)]
+    await turn()
+    (task,) = batcher._running
+    futures[0].cancel()
+    await turn()
+    assert not task.done()
+    futures[1].cancel()
+    await turn()
+    assert task.cancelled()
+    assert batcher.idle
+
+
 async def test_items_of_one_turn_of_the_loop_go_together(works: Works):
     batcher = batcher_of(works)
     for item in (1, 2, 3):
@@ -201,15 +230,16 @@ async def test_close_cancels_all_waiting_items(works: Works):
     assert batcher.idle
 
 
-async def test_sizes_are_reported_and_idle_batchers_are_removed():
-    works, sizes = Works(blocked=False), list[int]()
+async def test_waits_are_reported_and_idle_batchers_are_removed():
+    works, waits = Works(blocked=False), list[Sequence[float]]()
     batchers: MicroBatchers[int, int] = MicroBatchers(
-        lambda _: works, BatchingConfig(), sizes.append
+        lambda _: works, lambda _: BatchingConfig(), waits.append
     )
     for kind in range(100, 200):
         assert await batchers.to(kind).submit(kind) == 10 * kind
         await turn()
-    assert sizes == [1] * 100
+    assert [len(each) for each in waits] == [1] * 100
+    assert all(0 <= wait_s < 10 for (wait_s,) in waits)
     assert len(batchers._batchers) <= 2
     await batchers.close()
 
@@ -289,7 +319,9 @@ async def test_batcher_is_crowded_while_as_many_wait_as_would_start(
     works: Works,
 ):
     batchers: MicroBatchers[int, int] = MicroBatchers(
-        lambda _: works, BatchingConfig(size=8, bulk=2, early=2, running=1), lambda _: None
+        lambda _: works,
+        lambda _: BatchingConfig(size=8, bulk=2, early=2, running=1),
+        lambda _: None,
     )
     assert not batchers.crowded
     futures = [batchers.to("one").submit(0)]
@@ -305,7 +337,9 @@ async def test_batcher_is_crowded_while_as_many_wait_as_would_start(
 
 async def test_batcher_with_a_large_running_batch_is_crowded_once_as_many_wait(works: Works):
     batchers: MicroBatchers[int, int] = MicroBatchers(
-        lambda _: works, BatchingConfig(size=16, bulk=2, early=2, running=1), lambda _: None
+        lambda _: works,
+        lambda _: BatchingConfig(size=16, bulk=2, early=2, running=1),
+        lambda _: None,
     )
     futures = [batchers.to("one").submit(item) for item in range(6)]
     await turn()

@@ -31,7 +31,9 @@ class Clock:
 def key(
     equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1"
 ) -> ResponseKey:
-    return ResponseKey(equipment_id, revision, first_bin, (version,), forced=False, explain=False)
+    return ResponseKey(
+        "default", equipment_id, revision, first_bin, (version,), forced=False, explain=False
+    )
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 async def stored(dsn: str) -> list[asyncpg.Record]:
-    session = await asyncpg.connect(dsn)
+    session = await asyncpg.connect(dsn, server_settings={"hydraulic.tenant": "*"})
     found = await session.fetch("select * from shadow_answers order by created_at, version")
     await session.close()
     return list(found)

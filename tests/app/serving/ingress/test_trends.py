@@ -85,11 +85,11 @@ async def test_machines_of_a_batch_are_read_in_one_statement_and_then_kept(
     await counting.close()
 
 
-async def test_old_trend_answers_while_it_is_read_again(
+async def test_history_too_short_for_a_trend_answers_while_it_is_read_again(
     counting: CountingStore, monkeypatch: pytest.MonkeyPatch
 ):
     trends = Trends(counting)
-    monkeypatch.setattr(module, "REFRESH_S", 0.0)
+    monkeypatch.setattr(module, "YOUNG_S", 0.0)
     first = await trends.of([("press-1", LAST)])
     assert first["press-1", LAST].of == {}
     await wear(counting, press())

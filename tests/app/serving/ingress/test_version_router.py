@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.core import circuit_breaker
 from app.core.errors import (
-    CheckpointError,
     DeadlineExceeded,
     InputError,
     LimitExceeded,
@@ -24,13 +24,13 @@ from app.features.binning import Floats
 from app.model.graph import GraphGroup, Prediction
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder.deployment import GraphBuilder
-from app.serving.ingress import circuit_breaker, version_router
+from app.serving.ingress import version_router
 from app.serving.ingress.traffic import Machine, Release, Traffic, machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.model_server.deployment import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription
-from tests.app.serving.conftest import LocalClient, split
+from tests.app.serving.conftest import LocalClient, RemoteError, split
 from tests.network import small_checkpoint
 from tests.rig import rig_block
 
@@ -205,7 +205,7 @@ async def test_heavy_request_that_times_out_is_no_failure_of_the_version(
         raise AssertionError
 
     if heavy == "large":
-        monkeypatch.setattr(version_router, "HEAVY_BINS", 100)
+        monkeypatch.setattr(version_router, "HEAVY_CALL", 100)
     with monkeypatch.context() as hanging:
         hanging.setattr(local.servers["model-1"], "score", never)
         local.scored.clear()
@@ -301,39 +301,6 @@ async def test_without_traffic_nothing_answers(local: LocalClient, metrics: Metr
     router = VersionRouter(local, metrics, timeout_s=1.0)
     with pytest.raises(ModelUnavailable, match="expected releases"):
         router.releases_for(RIG)
-
-
-class RemoteError(RuntimeError):
-    """Ray's error for one of another process: its text is a traceback, the error is `cause`."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__("ray::Model.score() (pid=1, ip=10.0.0.7)\\n  File /secret/path.py")
-        self.cause = cause
-
-
-@pytest.mark.parametrize(
-    ("cause", "reason"),
-    [
-        (KeyError("of theirs"), "found an internal error: the log"),
-        (CheckpointError("expected a spec"), "found an error: expected a spec"),
-    ],
-)
-async def test_text_of_a_foreign_error_stays_in_the_log(
-    versions: VersionRouter,
-    local: LocalClient,
-    cause: Exception,
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    async def fail() -> None:
-        raise RemoteError(cause)
-
-    monkeypatch.setattr(local.servers["model-1"], "probe", fail)
-    with pytest.raises(ModelUnavailable) as caught:
-        await versions.probe(versions.traffic.releases[0])
-    assert reason in caught.value.message
-    assert "10.0.0.7" not in caught.value.message
-    assert "/secret" not in caught.value.message
 
 
 async def test_failing_graph_builders_open_no_version_circuit(
@@ -470,7 +437,7 @@ async def test_light_requests_behind_a_heavy_one_are_no_failure_of_the_version(
     versions.set_traffic(split(100, 0))
     scored((await score(versions, window()))[0])
     server, may_end = local.servers["model-1"], threading.Event()
-    monkeypatch.setattr(server, "_row_s", 1.0)
+    monkeypatch.setattr(server, "_cell_s", 1.0)
     predict = server.predictor.predict
 
     def slow(groups: Sequence[GraphGroup]) -> list[Prediction]:
@@ -478,9 +445,9 @@ async def test_light_requests_behind_a_heavy_one_are_no_failure_of_the_version(
         return predict(groups)
 
     with monkeypatch.context() as loaded:
-        loaded.setattr(server, "_max_rows_in_loop", 0)
+        loaded.setattr(server, "_max_loop_cells", 0)
         loaded.setattr(server.predictor, "predict", slow)
-        loaded.setattr(version_router, "HEAVY_BINS", 20_000)
+        loaded.setattr(version_router, "HEAVY_CALL", 20_000)
         heavy = asyncio.create_task(score(versions, *map(window, range(30))))
         while server.idle:
             await asyncio.sleep(0)

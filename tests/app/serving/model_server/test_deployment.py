@@ -11,9 +11,11 @@ import pytest
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis import cost
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, Prediction, build_topology
 from app.model.runtime.gate import warm_up_group
+from app.model.runtime.predictor import MAX_CELLS
 from app.serving.model_server import deployment as model_server
 from app.serving.model_server.deployment import ModelDeployment, ModelServer
 from app.serving.rpc.messages import ScoreCall
@@ -63,10 +65,11 @@ async def test_contributions_are_returned_for_each_window_of_a_call(server: Mode
 async def test_evidence_of_a_large_graph_is_refused_and_its_scores_are_not(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(model_server, "MAX_EXPLAINED_SENSORS", 16)
     item = await call(server, 0)
+    cells = item.groups[0].cells
+    monkeypatch.setattr(cost, "MAX_EXPLAINED_CELLS", 18 * cells - 1)
     await server.score(item)
-    with pytest.raises(LimitExceeded, match="found 17: leave `explain` out") as caught:
+    with pytest.raises(LimitExceeded, match=f"found {18 * cells}: leave `explain` out") as caught:
         await server.score(replace(item, explain=True))
     assert caught.value.field == "explain"
 
@@ -80,6 +83,69 @@ async def test_scores_run_between_the_parts_of_contributions(server: ModelServer
     await server.score(one)
     assert not explaining.done()
     assert len((await explaining).contributions[0]) == 20
+
+
+async def test_light_pass_does_not_wait_for_a_heavy_one(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    item = await call(server, 0)
+    heavy = GraphGroup.merge([*item.groups] * (1 + MAX_CELLS // item.groups[0].cells))
+    predict, may_end = server.predictor.predict, threading.Event()
+
+    def wait(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        if groups[0].windows > 1:
+            may_end.wait(60.0)
+        return predict(groups)
+
+    monkeypatch.setattr(server.predictor, "predict", wait)
+    monkeypatch.setattr(server, "_max_loop_cells", item.cells)
+    waiting = asyncio.create_task(server.score(ScoreCall(item.spec_digest, [heavy])))
+    while server.idle:
+        await asyncio.sleep(0)
+    for most in (item.cells, 0):  # in the event loop, and in a thread
+        monkeypatch.setattr(server, "_max_loop_cells", most)
+        await server.score(item)
+    assert not waiting.done()
+    may_end.set()
+    assert (await waiting).predictions[0].windows == heavy.windows
+
+
+async def test_replica_whose_pass_does_not_end_is_unhealthy(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    groups, may_end = (await call(server, 0)).groups, threading.Event()
+    predict = server.predictor.predict
+
+    def hang(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        may_end.wait(60.0)
+        return predict(groups)
+
+    monkeypatch.setattr(server, "_max_loop_cells", 0)
+    monkeypatch.setattr(server.predictor, "predict", hang)
+    hanging = asyncio.create_task(server.predict(groups))
+    while not server._light.locked():
+        await asyncio.sleep(0)
+    await server.check_health()  # it may still end
+    monkeypatch.setattr(model_server, "STUCK_S", 0.0)
+    with pytest.raises(CheckpointError, match="expected a forward pass to end within 0 s"):
+        await server.check_health()
+    may_end.set()
+    await hanging
+    await server.check_health()
+
+
+async def test_replica_that_gives_another_answer_than_at_its_start_is_unhealthy(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    predict = server.predictor.predict
+
+    def damaged(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        return [each._replace(health_WV=each.health_WV + 1e-4) for each in predict(groups)]
+
+    await server.check_health()
+    monkeypatch.setattr(server.predictor, "predict", damaged)
+    with pytest.raises(CheckpointError, match="expected the health of the warm-up graph as at"):
+        await server.check_health()
 
 
 async def test_graphs_of_another_feature_spec_are_refused(server: ModelServer):
@@ -122,9 +188,9 @@ async def test_small_pass_runs_in_the_event_loop_and_a_large_one_in_a_thread(
 
     monkeypatch.setattr(server.predictor, "predict", record)
     groups = (await call(server, 0)).groups
-    rows = groups[0].mask_WST.size
-    for most, stays in ((rows, True), (rows - 1, False)):
-        monkeypatch.setattr(server, "_max_rows_in_loop", most)
+    cells = groups[0].cells
+    for most, stays in ((cells, True), (cells - 1, False)):
+        monkeypatch.setattr(server, "_max_loop_cells", most)
         await server.predict(groups)
         assert in_main[-1] is stays
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import logging.handlers
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,12 @@ import orjson
 import pytest
 
 from app.serving.http import access_log
-from app.serving.observability.logging import ACCESS_LOGGER, configure_logging
+from app.serving.observability.logging import (
+    ACCESS_LOGGER,
+    configure_logging,
+    reconfigure_logging,
+    writes_access,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +36,15 @@ def test_outside_a_replica_each_line_is_an_object_on_standard_error(
     configure_logging("INFO")
     logging.getLogger("app.test").info("event", extra={"count": 3})
     (line,) = capsys.readouterr().err.splitlines()
-    assert orjson.loads(line)["event"] == "event"
-    assert orjson.loads(line)["count"] == 3
+    assert orjson.loads(line)["message"] == "event"
+    assert orjson.loads(line)["hydraulic.count"] == 3
 
 
 @pytest.fixture
 def replica_log(tmp_path: Path) -> Iterator[Path]:
-    """Serve's log file of a replica, which is replaced after 400 bytes."""
+    """Serve's log file of a replica, which is replaced after 3000 bytes."""
     path = tmp_path / "replica.log"
-    file = logging.handlers.RotatingFileHandler(path, maxBytes=400, backupCount=1)
+    file = logging.handlers.RotatingFileHandler(path, maxBytes=3000, backupCount=1)
     file.setFormatter(logging.Formatter("serve %(message)s"))
     buffer = logging.handlers.MemoryHandler(capacity=2, target=file)
     logging.getLogger("ray.serve").addHandler(buffer)
@@ -50,7 +54,7 @@ def replica_log(tmp_path: Path) -> Iterator[Path]:
 
 
 def events(path: Path) -> list[str]:
-    return [orjson.loads(line)["event"] for line in path.read_text().splitlines()]
+    return [orjson.loads(line)["message"] for line in path.read_text().splitlines()]
 
 
 def test_in_a_replica_all_lines_are_in_its_file_and_access_lines_nowhere_else(
@@ -61,27 +65,71 @@ def test_in_a_replica_all_lines_are_in_its_file_and_access_lines_nowhere_else(
     assert events(replica_log) == ["access", "first key made"]
 
 
-def test_lines_of_serve_keep_their_format_beside_those_of_the_project(replica_log: Path):
+def test_lines_of_serve_have_the_schema_too(replica_log: Path):
     logging.getLogger("app.test").info("event")
     for _ in range(2):
         logging.getLogger("ray.serve").warning("started")
-    first, *others = replica_log.read_text().splitlines()
-    assert orjson.loads(first)["event"] == "event"
-    assert others == ["serve started"] * 2
+    assert events(replica_log) == [
+        "event",
+        "started",
+        "started",
+    ]
+
+
+def test_levels_of_modules_change_and_return():
+    configure_logging("INFO")
+    store, pool = logging.getLogger("app.store"), logging.getLogger("app.store.pool")
+    assert not pool.isEnabledFor(logging.DEBUG)
+    reconfigure_logging({"logging": {"levels": {"app.store": "DEBUG", "app": "ERROR"}}})
+    assert pool.isEnabledFor(logging.DEBUG)
+    assert not logging.getLogger("app.model").isEnabledFor(logging.WARNING)
+    reconfigure_logging({"logging": {"levels": {"app.store": "DEBUG"}}})
+    assert logging.getLogger("app.model").isEnabledFor(logging.INFO)
+    reconfigure_logging({"logging": {}})
+    assert (store.level, pool.isEnabledFor(logging.DEBUG)) == (logging.NOTSET, False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"logging": {"levels": {"app.store": "LOUD"}}},
+        {"logging": {"levels": {"ray": "DEBUG"}}},
+        {"logging": {"access_share": 1.5}},
+        {"loging": {}},
+    ],
+)
+def test_configuration_that_is_refused_leaves_the_one_before(
+    config: dict[str, object], capsys: pytest.CaptureFixture[str]
+):
+    configure_logging("INFO")
+    reconfigure_logging({"logging": {"levels": {"app.store": "DEBUG"}, "access_share": 0.0}})
+    try:
+        reconfigure_logging(config)
+        assert logging.getLogger("app.store").level == logging.DEBUG
+        assert not writes_access("0" * 32, failed=False)
+    finally:
+        reconfigure_logging({"logging": {}})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert orjson.loads(line)["event.action"] == "user-config-refused"
 
 
 def test_lines_after_a_rotation_are_in_the_new_file(replica_log: Path):
     logger = logging.getLogger(ACCESS_LOGGER)
-    logger.info("a" * 200)
-    logger.info("b" * 100)
-    assert events(replica_log.with_name("replica.log.1")) == ["a" * 200]
-    assert events(replica_log) == ["b" * 100]
+    logger.info("a" * 2000)
+    logger.info("b" * 1500)
+    assert events(replica_log.with_name("replica.log.1")) == ["a" * 2000]
+    assert events(replica_log) == ["b" * 1500]
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no text")
 
 
 def test_line_that_can_not_be_formatted_loses_no_other(replica_log: Path):
     logger = logging.getLogger("app.test")
     logger.info("before")
-    logger.warning("file", extra={"path": os.fsdecode(b"\xff.csv")})  # orjson takes no surrogates
+    logger.warning("file", extra={"path": _Unprintable()})
     logger.info("after")
     assert events(replica_log) == ["before", "after"]
 

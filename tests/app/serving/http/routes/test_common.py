@@ -1,7 +1,7 @@
 """Headers and bodies of requests."""
 
 from datetime import UTC, datetime
-from unittest.mock import Mock
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -75,7 +75,7 @@ def test_cursor_of_no_answer_is_refused(cursor: str):
             "POST /v1/readings?on_conflct=replace",
             "ignore_columns, on_conflict, found 'on_conflct': did you mean 'on_conflict'?",
         ),
-        ("GET /v1/keys?offset=3", "cursor, limit, found 'offset': correct its name, or leave it"),
+        ("GET /v1/keys?offset=3", "cursor, limit, tenant, found 'offset': correct its name"),
         ("POST /v1/diagnoses?explain=true", "expected no query parameters, found 'explain'"),
         ("GET /health/live?x", "expected no query parameters, found"),
         ("GET /v1/equipment/x/readings/changes?limit=3&%ff=", "expected query parameters of"),
@@ -83,7 +83,7 @@ def test_cursor_of_no_answer_is_refused(cursor: str):
 )
 async def test_unknown_query_parameter_is_refused(request_line: str, detail: str):
     method, target = request_line.split()
-    transport = httpx.ASGITransport(build_api(Mock()))
+    transport = httpx.ASGITransport(build_api(MagicMock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.request(method, target)
     assert answer.status_code == 422, answer.text
@@ -92,7 +92,7 @@ async def test_unknown_query_parameter_is_refused(request_line: str, detail: str
 
 
 async def test_every_route_refuses_unknown_query_parameters():
-    api = build_api(Mock())
+    api = build_api(MagicMock())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(api), base_url="http://test"
     ) as client:

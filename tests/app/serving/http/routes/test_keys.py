@@ -8,7 +8,7 @@ import pytest
 from app.core.errors import StoreError
 from app.serving.http import auth
 from app.serving.ingress.deployment import Service
-from app.store.keys import hash_secret
+from app.store.keys import handle_of
 from app.store.store import Store
 
 
@@ -49,7 +49,7 @@ async def test_list_has_no_secret_but_use_and_expiry(client: httpx.AsyncClient, 
     assert used["last_used_at"] is not None
     assert datetime.fromisoformat(listed["expires_at"]) == datetime.fromisoformat(expires)
     assert secret not in answer.text
-    assert hash_secret(secret) not in answer.text
+    assert handle_of(secret) not in answer.text
     seen, cursor = [], None
     for number in range(5):
         await store.create_key(f"key {number}", ["read"])

@@ -68,6 +68,7 @@ async def test_conflicts_are_counted_apart_with_their_lines(client: httpx.AsyncC
         "conflicts": 0,
         "conflict_lines": [],
         "replaced": 0,
+        "spooled": 0,
         "rejected": [],
     }
     body = [row(1.0), row(2.0), row(3.0, 1), row(4.0, 1), row(3.0, 1), {"x": 1}, row(5.0)]

@@ -1,6 +1,6 @@
 """When the circuit breaker of a version opens and closes."""
 
-from app.serving.ingress.circuit_breaker import Call, CircuitBreaker
+from app.core.circuit_breaker import Call, CircuitBreaker
 
 
 class Clock:
@@ -52,15 +52,28 @@ def test_three_failures_in_a_row_open():
     assert breaker.begin() is None
 
 
-def test_after_the_open_period_one_call_is_allowed_however_long_it_takes():
+def test_half_open_circuit_allows_a_call_each_second_until_one_has_ended():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 5.0
-    call = begun(breaker)
-    clock.now = 500.0
+    lost = begun(breaker)
     assert breaker.is_open
     assert breaker.begin() is None
-    breaker.end(call, answered=None)
+    clock.now = 5.9
+    assert breaker.begin() is None
+    clock.now = 6.0
+    breaker.end(begun(breaker), answered=True)
+    assert not breaker.is_open
+    fail(breaker, 2)
+    breaker.end(lost, answered=False)
+    assert not breaker.is_open
+
+
+def test_call_that_says_nothing_makes_place_for_the_next_at_once():
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now = 5.0
+    breaker.end(begun(breaker), answered=None)
     begun(breaker)
     assert breaker.begin() is None
 

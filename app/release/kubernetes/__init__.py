@@ -1,0 +1,1 @@
+"""Releases on Kubernetes: the RayService as the holder of the Serve configuration."""

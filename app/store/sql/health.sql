@@ -1,0 +1,76 @@
+-- Hourly health of components, and what keeps it right.
+
+-- name: health_of_equipment
+-- Health of each component of a machine in [start, end), in hours or days ($4), oldest first.
+select
+    component_id,
+    array_agg(bucket order by bucket) as times,
+    array_agg(diagnoses order by bucket) as diagnoses,
+    array_agg(health order by bucket) as health,
+    array_agg(lowest order by bucket) as lowest,
+    array_agg(highest order by bucket) as highest,
+    array_agg(watch order by bucket) as watch,
+    array_agg(degraded order by bucket) as degraded,
+    array_agg(critical order by bucket) as critical
+from (
+    select
+        component_id, date_trunc($4::text, hour, 'UTC') as bucket,
+        sum(diagnoses)::bigint as diagnoses,
+        least(1, greatest(0, sum(health_sum) / sum(diagnoses))) as health,
+        min(lowest) as lowest, max(highest) as highest, sum(watch)::bigint as watch,
+        sum(degraded)::bigint as degraded, sum(critical)::bigint as critical
+    from health_hourly
+    where equipment_id = $1::text and hour >= $2::timestamptz and hour < $3::timestamptz
+    group by 1, 2
+) bucketed
+group by component_id
+order by component_id;
+
+-- name: health_of_fleet
+-- Mean health and states of each component over all machines in [start, end), in hours or days.
+select
+    component_id,
+    array_agg(bucket order by bucket) as times,
+    array_agg(diagnoses order by bucket) as diagnoses,
+    array_agg(health order by bucket) as health,
+    array_agg(watch order by bucket) as watch,
+    array_agg(degraded order by bucket) as degraded,
+    array_agg(critical order by bucket) as critical
+from (
+    select
+        component_id, date_trunc($3::text, hour, 'UTC') as bucket,
+        sum(diagnoses)::bigint as diagnoses,
+        least(1, greatest(0, sum(health_sum) / sum(diagnoses))) as health,
+        sum(watch)::bigint as watch, sum(degraded)::bigint as degraded,
+        sum(critical)::bigint as critical
+    from fleet_health_hourly
+    where hour >= $1::timestamptz and hour < $2::timestamptz
+    group by 1, 2
+) bucketed
+group by component_id
+order by component_id;
+
+-- name: reading_counts
+-- Readings of a machine in each minute of [start, end) that has any, oldest first.
+select counted.minute, counted.readings
+from equipment
+join readings_per_minute counted on counted.equipment_key = equipment.equipment_key
+where equipment.equipment_id = $1::text
+    and counted.minute >= $2::timestamptz and counted.minute < $3::timestamptz
+order by counted.minute;
+
+-- name: add_up_pending
+-- Add up a machine from before the hourly tables that nobody else does; return whether one was.
+select add_up_pending();
+
+-- name: remove_healths
+-- Take the hourly healths of a machine away.
+select remove_healths(array[$1::text]);
+
+-- name: refresh_aggregates
+-- Work out what changed in the continuous aggregates; nothing on plain PostgreSQL.
+call refresh_aggregates();
+
+-- name: set_retention
+-- Have the database drop what is older than this, null for nothing; return whether it does.
+select set_retention($1::interval);

@@ -1,0 +1,1 @@
+"""Contents of the dashboards, one module for each."""
