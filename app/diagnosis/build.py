@@ -106,12 +106,12 @@ def build_diagnosis(
     components: list[ComponentDiagnosis] = []
     doubts: dict[str, str] = {}
     distant: dict[str, float] = {}
-    lacks = reasons_of_lack(equipment, quality, decoder)
+    lacks = {} if quality.lacks_baseline else reasons_of_lack(equipment, quality, decoder)
     lacking = _lacking(equipment, quality)
     for index, (component_id, decoded, novelty) in enumerate(
         zip(equipment.component_ids, decoded_V, quality.range_novelty_V.tolist(), strict=True)
     ):
-        abstains = index in lacks
+        abstains = quality.lacks_baseline or index in lacks
         if not abstains:
             if index in lacking and (doubt := decoder.doubt(component_id, decoded)):
                 doubts[component_id] = doubt
@@ -129,7 +129,7 @@ def build_diagnosis(
     without_evidence = {equipment.components[index].component_id for index in lacks}
     explained = doubts.keys() | distant.keys() | without_evidence
     abstentions = (
-        *_reason_of_no_health(components, decoder, explained),
+        *(() if quality.lacks_baseline else _reason_of_no_health(components, decoder, explained)),
         *_reason_of_distance(distant, components, thresholds),
         *doubts.values(),
     )

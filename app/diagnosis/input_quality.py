@@ -97,6 +97,8 @@ class WindowQuality(NamedTuple):
         findings: faults of sensors by kind; those in `faults`, and dropouts.
         unexplained: whether sensors contradict each other without a few being at fault.
         blame_V: evidence against each component, see `Screening`; NaN where unknown.
+        lacks_baseline: whether the version can't answer for the machine without a baseline, see
+            `FeatureSpec.needs_baseline`.
     """
 
     coverage: float
@@ -113,6 +115,7 @@ class WindowQuality(NamedTuple):
     findings: tuple[Finding, ...]
     unexplained: bool
     blame_V: Floats
+    lacks_baseline: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class QualityBatch:
     finding_WS: NDArray[np.void]
     unexplained_W: NDArray[np.bool_]
     blame_WV: Floats
+    lacks_baseline: bool
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
         """Return the quality of each window; `sensor_ids` are those of the topology."""
@@ -170,6 +174,7 @@ class QualityBatch:
                 else (),
                 unexplained=unexplained_W[index],
                 blame_V=self.blame_WV[index],
+                lacks_baseline=self.lacks_baseline,
             )
             for index, unusual in enumerate(self.unusual_W.tolist())
         ]
@@ -185,6 +190,7 @@ class QualityPlan:
     exceedance_limit_S: Floats
     unreferenced_S: NDArray[np.bool_]
     reaches_all: bool
+    lacks_baseline: bool
 
 
 def plan_quality(
@@ -203,6 +209,7 @@ def plan_quality(
             [sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_
         ),
         reaches_all=len(reached) == len(equipment.components),
+        lacks_baseline=baseline is None and spec.needs_baseline(equipment.design),
     )
 
 
@@ -230,6 +237,7 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         finding_WS=features.finding_WS,
         unexplained_W=features.unexplained_W,
         blame_WV=features.blame_WV,
+        lacks_baseline=plan.lacks_baseline,
     )
 
 
@@ -238,6 +246,13 @@ def abstention_reasons(
 ) -> tuple[str, ...]:
     """Return why the evidence is insufficient; empty when it suffices."""
     reasons = []
+    if quality.lacks_baseline:
+        reasons.append(
+            "expected a baseline of the machine, since this version was trained with the machines' "
+            f"own baselines for design '{equipment.design}'; found none: record an interval in "
+            "which the machine was healthy, with PUT /v1/equipment/{equipment_id}/baseline or "
+            "`hydraulic equipment baseline ID --start TIME --end TIME`"
+        )
     if quality.coverage < thresholds.min_coverage:
         reasons.append(
             f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor "

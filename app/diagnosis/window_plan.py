@@ -4,7 +4,7 @@ Training calls the parts, since it needs the features. Invariant: a window's gra
 not depend on the other windows of the call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.core.errors import UntrainedDesign
 from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch, plan_quality
@@ -48,18 +48,19 @@ def plan_windows(
     Args:
         equipment: the machine; without a baseline also another one of the same topology.
         spec: of the version.
-        baseline: of the machine; needed for a design that the version was not trained on.
+        baseline: of the machine; needed for a design that the version was not trained on, and for
+            a diagnosis that says anything where `FeatureSpec.needs_baseline`.
 
     Raises:
         UntrainedDesign: the version can't answer for the design.
         WindowError: no window of this topology can fit the spec.
     """
     check_design(equipment, spec, has_baseline=baseline is not None)
-    return WindowPlan(
-        plan_features(equipment, spec, baseline),
-        plan_quality(equipment, spec, baseline),
-        build_topology(equipment, spec),
-    )
+    features = plan_features(equipment, spec, baseline)
+    quality = plan_quality(equipment, spec, baseline)
+    if quality.lacks_baseline:  # the offsets of a machine would look like faults of its sensors
+        features = replace(features, sensors=None)
+    return WindowPlan(features, quality, build_topology(equipment, spec))
 
 
 def check_design(equipment: Equipment, spec: FeatureSpec, *, has_baseline: bool) -> None:

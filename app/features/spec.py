@@ -49,6 +49,8 @@ class FeatureSpec(BaseModel):
     trained components, by design and component id; earlier checkpoints state neither.
     `life_scales` has the factor of designs whose lives are longer or shorter than the network's
     unit: remaining lives are multiplied by it, rates divided; 1 for all others.
+    `baseline_machines` has the number of machines of a design whose baselines the references pool;
+    earlier checkpoints do not state it.
     """
 
     model_config = _STRICT
@@ -67,6 +69,7 @@ class FeatureSpec(BaseModel):
     types: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     sensor_models: Mapping[str, SensorModel] = Field(default_factory=dict)
     life_scales: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    baseline_machines: Mapping[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_have_all_statistics(self) -> Self:
@@ -88,6 +91,15 @@ class FeatureSpec(BaseModel):
     def features(self) -> int:
         """Number of features of a step: the statistics and the coverage."""
         return len(self.statistics) + 1
+
+    def needs_baseline(self, design: str) -> bool:
+        """Return whether a machine of a trained design needs a baseline of its own.
+
+        It does where training normalised several machines by their own baselines: the references
+        are then of no machine, and readings that differ from them say nothing of wear. With one
+        machine they are its own. A checkpoint that does not state the number may have had several.
+        """
+        return self.normalisation == "machine" and self.baseline_machines.get(design, 2) > 1
 
     def sensor_slots(self) -> tuple[tuple[str, str], ...]:
         """Return (design, sensor id) of every sensor with a reference, in index order."""

@@ -46,11 +46,13 @@ def fit_spec(windows: Windows, chosen_W: Integers, config: TrainConfig) -> Featu
         ValueError: no window was chosen.
     """
     is_healthy_W = healthy_windows(windows)
+    baseline_W = chosen_W[windows.baseline_W[chosen_W]]
+    machines = len(np.unique(windows.labels.machine_W[baseline_W]))
     batches = (
         _Batch(values_BSN, is_healthy_W[position_B], windows.baseline_W[position_B])
         for position_B, values_BSN in windows.batches(chosen_W)
     )
-    return _fitted(batches, windows.equipment, config)
+    return _fitted(batches, windows.equipment, config, machines)
 
 
 def fit_fleet_spec(fleet: Fleet, chosen: Chosen, config: TrainConfig) -> FeatureSpec:
@@ -67,21 +69,30 @@ def fit_fleet_spec(fleet: Fleet, chosen: Chosen, config: TrainConfig) -> Feature
     ]
     by_design = {
         name: {design: each for spec in specs for design, each in getattr(spec, name).items()}
-        for name in ("references", "grades", "healthy", "types", "life_scales")
+        for name in (
+            "references",
+            "grades",
+            "healthy",
+            "types",
+            "life_scales",
+            "baseline_machines",
+        )
     }
     return specs[0].model_copy(update=by_design)
 
 
 def spec_of(batches: Iterable[Floats], equipment: Equipment, config: TrainConfig) -> FeatureSpec:
-    """Fit the references to batches of bins [B, S, N] of healthy windows; see `fit_spec`."""
+    """Fit the references to bins [B, S, N] of healthy windows of one machine; see `fit_spec`."""
     marked = (
         _Batch(values, np.ones(len(values), np.bool_), np.ones(len(values), np.bool_))
         for values in batches
     )
-    return _fitted(marked, equipment, config)
+    return _fitted(marked, equipment, config, machines=1)
 
 
-def _fitted(batches: Iterable[_Batch], equipment: Equipment, config: TrainConfig) -> FeatureSpec:
+def _fitted(
+    batches: Iterable[_Batch], equipment: Equipment, config: TrainConfig, machines: int
+) -> FeatureSpec:
     every: Observed | None = None
     healthy: Observed | None = None
     baselines: Observed | None = None
@@ -131,6 +142,7 @@ def _fitted(batches: Iterable[_Batch], equipment: Equipment, config: TrainConfig
         healthy={design: {name: each.mean for name, each in _moments(healthy, equipment).items()}},
         types={design: {each.component_id: each.type for each in equipment.components}},
         life_scales={} if scale == 1.0 else {design: scale},
+        baseline_machines={design: machines} if is_by_machine else {},
     )
 
 

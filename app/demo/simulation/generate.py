@@ -13,6 +13,7 @@ import numpy as np
 from app.core.errors import InputError, ReadingError
 from app.core.settings import Settings
 from app.demo.machine import Progress, run_import
+from app.demo.simulation.commissioning import put_as_new
 from app.demo.simulation.files import (
     VERSION,
     Label,
@@ -24,6 +25,7 @@ from app.demo.simulation.files import (
     write_readings,
     write_truth,
 )
+from app.demo.simulation.first_day import baseline_as_new
 from app.demo.simulation.history import (
     JOB_S,
     Recording,
@@ -165,7 +167,7 @@ def generate_files(order: Order, out: Path, report: Callable[[int, int], None]) 
 
 
 def generate_into_store(order: Order, settings: Settings) -> None:
-    """Generate histories into the store of the settings: machines, readings and health labels."""
+    """Generate histories into the store of the settings; see `store_histories`."""
     asyncio.run(
         run_import(
             settings, "machines", lambda store, report: store_histories(store, order, report)
@@ -176,7 +178,7 @@ def generate_into_store(order: Order, settings: Settings) -> None:
 async def store_histories(
     store: Store, order: Order, report: Callable[[Progress], None]
 ) -> Progress:
-    """Register machines and write their readings and labels; see `generate_into_store`.
+    """Register machines with their baselines and write their readings and labels.
 
     Raises:
         StoreError: the store refused or can't be reached; reported machines are written.
@@ -184,7 +186,7 @@ async def store_histories(
     await store.migrate()
     progress = Progress(0, order.machines)
     for unit in order.units():
-        await store.put_equipment(unit.design.equipment(unit.equipment_id))
+        await register(store, unit, order.start)
         recordings = order.recordings(unit)
         while (recording := await asyncio.to_thread(next, recordings, None)) is not None:
             for block in blocks_of(unit, recording, order.start):
@@ -194,6 +196,20 @@ async def store_histories(
         progress = progress._replace(done=progress.done + 1)
         report(progress)
     return progress
+
+
+async def register(store: Store, unit: Unit, start: datetime) -> None:
+    """Register a machine, with a baseline from a first day as new; see `first_day`.
+
+    Args:
+        store: with its schema.
+        unit: the machine.
+        start: of its readings.
+    """
+    equipment = unit.design.equipment(unit.equipment_id)
+    await store.put_equipment(equipment)
+    baseline = await asyncio.to_thread(baseline_as_new, unit)
+    await put_as_new(store, unit.equipment_id, equipment.revision, baseline, start)
 
 
 def blocks_of(unit: Unit, recording: Recording, start: datetime) -> Iterator[Readings]:

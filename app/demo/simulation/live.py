@@ -16,7 +16,7 @@ import numpy as np
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.core.settings import Settings
-from app.demo.simulation.generate import blocks_of
+from app.demo.simulation.generate import blocks_of, register
 from app.demo.simulation.history import Recording, Unit, record_gapless
 from app.demo.simulation.injections import injections_of, plan_with
 from app.demo.simulation.wear import WearPlan
@@ -112,7 +112,7 @@ async def feed_store(
     try:
         await store.migrate()
         for unit in units:
-            await store.put_equipment(unit.design.equipment(unit.equipment_id))
+            await register(store, unit, start)
         await feed(units, start, hours, speed, write, settings.var_dir)
     finally:
         await store.close()

@@ -17,6 +17,7 @@ from app.core.errors import StoreUnavailable
 from app.core.settings import Settings
 from app.demo.rig.feed import LiveFeed, Replay
 from app.demo.rig.measurements import CYCLE_S
+from app.demo.simulation.commissioning import put_as_new
 from app.demo.simulation.live_files import (
     PAST_STEP,
     LiveMachine,
@@ -27,12 +28,9 @@ from app.demo.simulation.live_files import (
 )
 from app.features.binning import Floats
 from app.serving.observability.feed_metrics import FeedMetrics
-from app.store.baselines import NewBaseline
 from app.store.readings import Readings
 from app.store.store import Store, open_store
 
-ACTOR = "demo"
-"""Recorded as who recorded the baselines."""
 EVERY_S = 5
 """Seconds of readings in one write."""
 DAY_H = 24
@@ -90,21 +88,7 @@ async def register(store: Store, machine: LiveMachine, now: datetime) -> None:
     since_h = len(ends) * PAST_STEP.total_seconds() / 3_600
     for at, hours in ((ends[0], 0.0), (now, (now - ends[0]).total_seconds() / 3_600)):
         await store.put_equipment(counted(equipment, at, since_h + hours))
-    content = machine.baseline
-    await store.put_baseline(
-        equipment.equipment_id,
-        equipment.revision,
-        NewBaseline(
-            baseline_id=content.digest,
-            start=ends[0] - timedelta(days=2),
-            end=ends[0] - timedelta(days=1),
-            windows=DAY_H,
-            missing_sensors=(),
-            stuck_sensors=(),
-            moments=content.model_dump_json(),
-        ),
-        ACTOR,
-    )
+    await put_as_new(store, equipment.equipment_id, equipment.revision, machine.baseline, ends[0])
     for end, values_TS in zip(ends, machine.past_NTS, strict=False):
         await store.ingest_many([window_readings(machine, values_TS, end)])
 

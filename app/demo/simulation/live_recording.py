@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from app.demo.simulation.first_day import baseline_as_new
 from app.demo.simulation.history import Unit, draw_unit, record_windows
 from app.demo.simulation.live_files import (
     LIVE_WINDOWS,
@@ -22,16 +23,12 @@ from app.demo.simulation.live_files import (
 )
 from app.demo.simulation.machine import MachineDesign
 from app.demo.simulation.wear import WearPlan, constant_plan, healthy_plan, mode_of
-from app.features.baseline import Baseline
 from app.features.binning import Doubles, Floats
-from app.features.references import LEAST_WINDOWS, baseline_of, observe
 
 SEED = 2026
 MACHINES = 2
 FIRST_SEVERITY, LAST_SEVERITY = 0.1, 0.6
 """Severity of the fault in the first earlier window and in the present."""
-AS_NEW_H = -2_000.0
-"""Operating hour at which the first day begins; the present is hour 0."""
 
 
 def record_live(design: MachineDesign, out: Path) -> None:
@@ -68,7 +65,7 @@ def _recorded(design: MachineDesign, new: Unit) -> LiveMachine:
         present = new.with_plan(_worn(design, LAST_SEVERITY))
     return LiveMachine(
         design.equipment(new.equipment_id),
-        _baseline(design, new),
+        baseline_as_new(new, lambda unit, hour_N: _windows(unit, hour_N, 1_000)),
         past_NTS,
         _windows(present, hour_N, 1),
     )
@@ -77,13 +74,6 @@ def _recorded(design: MachineDesign, new: Unit) -> LiveMachine:
 def _worn(design: MachineDesign, severity: float) -> WearPlan:
     modes = design.circuit.modes
     return constant_plan(modes, {mode_of(modes, WORN_FAULT): severity})
-
-
-def _baseline(design: MachineDesign, new: Unit) -> Baseline:
-    hour_N = np.linspace(AS_NEW_H, AS_NEW_H + 24.0, LEAST_WINDOWS, endpoint=False)
-    equipment = design.equipment(new.equipment_id)
-    values_NTS = _windows(new, hour_N, 1_000)
-    return baseline_of(observe(values_NTS.transpose(0, 2, 1), equipment), equipment)
 
 
 def _windows(unit: Unit, hour_N: Doubles, first: int) -> Floats:
