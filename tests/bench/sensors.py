@@ -150,24 +150,12 @@ def _fault_row(
 ) -> dict[str, float]:
     """Give each window a fault of one sensor: how often it is found, alone, and named rightly."""
     random = np.random.default_rng(0)
-    instruments = [sensor for _, sensor in design.sensors]
     found, alone, named = [], [], []
     for values_SN in values_WSN:
-        place = int(random.integers(len(instruments)))
-        each = instruments[place]
-        if kind == "unit_swap" and each.unit not in {*OTHER_UNIT, "degC"}:
+        made = with_sensor_fault(design, kind, values_SN, random)
+        if made is None:
             continue
-        size = float(random.uniform(0.04, 0.2) * random.choice([-1, 1]))
-        if kind == "gain":
-            size = float(np.exp(random.choice([-1, 1]) * random.uniform(0.15, 0.6)))
-        elif kind == "stuck":
-            size = float(random.uniform())
-        seconds = values_SN.shape[1]
-        fault = SensorFault(place, kind, 0.0, seconds / 3_600, size)
-        hour_N = np.arange(seconds) / 3_600
-        true_N = values_SN[place].astype(np.float64)
-        changed_SN = values_SN.copy()
-        changed_SN[place] = np.clip(faulty(each, fault, true_N, hour_N, random), *each.range)
+        changed_SN, place = made
         kind_S = batch_features(changed_SN[None], plan).finding_WS["kind"][0]
         found.append(kind_S[place] > 0)
         alone.append(kind_S[place] > 0 and np.count_nonzero(kind_S) == 1)
@@ -178,6 +166,29 @@ def _fault_row(
         "found_and_no_other_accused": float(np.mean(alone)),
         "kind_right_of_found": float(np.sum(named) / max(1, np.sum(found))),
     }
+
+
+def with_sensor_fault(
+    design: MachineDesign, kind: FaultKind, values_SN: Floats, random: np.random.Generator
+) -> tuple[Floats, int] | None:
+    """Return a window with a fault of one sensor, and the sensor; None if its unit has no other."""
+    instruments = [sensor for _, sensor in design.sensors]
+    place = int(random.integers(len(instruments)))
+    each = instruments[place]
+    if kind == "unit_swap" and each.unit not in {*OTHER_UNIT, "degC"}:
+        return None
+    size = float(random.uniform(0.04, 0.2) * random.choice([-1, 1]))
+    if kind == "gain":
+        size = float(np.exp(random.choice([-1, 1]) * random.uniform(0.15, 0.6)))
+    elif kind == "stuck":
+        size = float(random.uniform())
+    seconds = values_SN.shape[1]
+    fault = SensorFault(place, kind, 0.0, seconds / 3_600, size)
+    hour_N = np.arange(seconds) / 3_600
+    true_N = values_SN[place].astype(np.float64)
+    changed_SN = values_SN.copy()
+    changed_SN[place] = np.clip(faulty(each, fault, true_N, hour_N, random), *each.range)
+    return changed_SN, place
 
 
 def _trees(train: Sampled, test: Sampled, plan: FeaturePlan) -> Doubles:

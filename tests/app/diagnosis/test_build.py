@@ -123,6 +123,7 @@ def summary(
         "findings": (),
         "unexplained": False,
         "blame_V": f32(*[float("nan")] * 3),
+        "lacks_baseline": False,
     }
     return WindowQuality(**(values | changes))  # type: ignore[arg-type]
 
@@ -438,6 +439,17 @@ def test_insufficient_evidence_says_why(changes: dict[str, object], reason: str)
     assert diagnosis.status == "insufficient_evidence"
     assert len(diagnosis.reasons) == 1
     assert __import__("re").search(reason, diagnosis.reasons[0])
+
+
+def test_machine_without_the_baseline_that_the_version_needs_gets_no_answer_and_one_reason():
+    diagnosis = make(lacks_baseline=True, usable_S=f32(0, 0, 0), is_whole=False)
+    assert diagnosis.status == "insufficient_evidence"
+    (reason,) = diagnosis.reasons
+    assert "own baselines for design 'press'; found none" in reason
+    assert "`hydraulic equipment baseline ID --start TIME --end TIME`" in reason
+    assert diagnosis.health is None
+    assert {(each.health, each.state) for each in diagnosis.components} == {(None, "unknown")}
+    assert diagnosis.verdict == "undecided"
 
 
 def test_good_input_gives_no_reasons():

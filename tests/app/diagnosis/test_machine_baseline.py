@@ -15,6 +15,8 @@ from app.core.errors import UntrainedDesign
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
+from app.demo.simulation.live_files import read_live_fleet
+from app.demo.simulation.machine import read_machine
 from app.diagnosis.decoder import PredictionDecoder
 from app.diagnosis.untrained import UNTRAINED_WIDENING
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
@@ -142,6 +144,40 @@ def test_types_and_quantities_that_were_not_trained_are_named(
     )
     with pytest.raises(UntrainedDesign, match=message):
         plan_windows(machine, machine_spec(), baseline_of_press(machine))
+
+
+@pytest.mark.parametrize("machines", [None, 0, 1, 2])
+def test_trained_design_needs_a_baseline_where_its_references_are_of_several_machines(
+    machines: int | None,
+) -> None:
+    stated = {} if machines is None else {RIG.design: machines}
+    spec = machine_spec().model_copy(update={"baseline_machines": stated})
+    values_WSN, _ = cycles()
+    healthy_WSN = np.tile(values_WSN[:8], (4, 1, 1))
+    _, quality = build_windows(values_WSN[:1], plan_windows(RIG, spec))
+    assert quality.lacks_baseline == (machines in (None, 2))
+    plan = plan_windows(RIG, spec, baseline_of(observe(healthy_WSN, RIG), RIG))
+    assert not build_windows(values_WSN[:1], plan)[1].lacks_baseline
+    # references of a design are enough where training had no baselines
+    assert not build_windows(values_WSN[:1], plan_windows(RIG, rig_spec()))[1].lacks_baseline
+
+
+@pytest.mark.parametrize(
+    ("design", "needs"), [("hydraulic-rig", False), ("sim-excavator", True), ("turbofan", True)]
+)
+def test_shipped_version_1_needs_baselines_of_machines_but_not_of_the_one_rig(
+    design: str, *, needs: bool
+) -> None:
+    spec = load(PROJECT_DIR / "app" / "weights" / "1").feature_spec
+    assert spec.needs_baseline(design) == needs
+
+
+def test_offsets_of_a_machine_without_its_baseline_are_no_faults_of_sensors() -> None:
+    spec = load(PROJECT_DIR / "app" / "weights" / "1").feature_spec
+    machine = read_machine("robot").equipment("robot-1")
+    assert plan_windows(machine, spec).features.sensors is None
+    (known, _, *_) = [each for each in read_live_fleet() if each.equipment.design == machine.design]
+    assert plan_windows(known.equipment, spec, known.baseline).features.sensors is not None
 
 
 def test_sensor_that_the_baseline_lacks_is_no_evidence_in_an_untrained_design() -> None:

@@ -73,6 +73,7 @@ def test_machine_without_enough_healthy_windows_keeps_the_references_of_its_desi
     (windows,) = with_baselines(Fleet((two_machines(tmp_path, short=23),)), 0.2).designs
     assert windows.baselines[1] is None
     spec = fit_spec(windows, np.arange(len(windows)), CONFIG)
+    assert spec.baseline_machines == {"press": 1}
     plan = plan_machines(windows, spec)
     usual = plan_features(windows.equipment, spec)
     assert plan.mean_STF.shape == (2, 4, 4, 8)
@@ -85,6 +86,8 @@ def test_training_reads_the_features_that_the_service_makes_with_the_baseline(
     (windows,) = with_baselines(Fleet((two_machines(tmp_path),)), 0.2).designs
     spec = fit_spec(windows, np.arange(len(windows)), CONFIG)
     assert spec.normalisation == "machine"
+    assert spec.baseline_machines == {"press": 2}
+    assert fit_spec(windows, np.arange(PER_MACHINE), CONFIG).baseline_machines == {"press": 1}
     chosen_W = np.array([3, 70, 90, 150])
     tensors, _ = plan_tensors(
         windows.equipment, spec, torch.device("cpu"), plan_machines(windows, spec)

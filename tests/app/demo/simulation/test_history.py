@@ -14,6 +14,7 @@ from app.demo.simulation.injections import Injection, inject, injections_of, pla
 from app.demo.simulation.live import feed
 from app.demo.simulation.machine import read_machine
 from app.demo.simulation.wear import healthy_plan
+from app.features.baseline import Baseline
 from app.schemas.topology import read_equipment
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -97,6 +98,12 @@ async def test_machines_readings_and_health_labels_go_into_the_store(store):
     record = await store.get_equipment("cnc-002")
     assert record is not None
     assert "(simulated)" in record.equipment.name
+    assert record.baseline_id is not None
+    baseline = (await store.baselines([record.baseline_id]))[record.baseline_id]
+    assert (baseline.recorded_by, baseline.missing_sensors) == ("demo", ())
+    assert baseline.end < START
+    moments = Baseline.model_validate_json(baseline.moments)
+    assert set(moments.sensors) == set(record.equipment.sensor_ids)
     labels = await store.read_labels("cnc-002")
     assert len(labels) == 3 * len(record.equipment.components)
     assert any(label.health is not None and label.health < 1 for label in labels)
