@@ -19,6 +19,7 @@ from app.core.settings import Settings
 from app.store.embedded.server import ensure_embedded, release_embedded
 from tests.bench import (
     fleet,
+    fresh_machines,
     overload,
     profile,
     releases,
@@ -58,6 +59,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "releases": releases.measure,
     "simulation": simulation.measure,
     "sensors": sensors.measure,
+    "fresh_machines": fresh_machines.measure,
     "trend": trend.measure,
     "rig": rig_transfer.measure_rig,
 }

@@ -48,6 +48,7 @@ def summary(found: Found) -> str:
         "verdict": _verdict,
         "releases": _releases,
         "simulation": _simulation,
+        "fresh_machines": _fresh_machines,
         "trend": _trend,
         "rig": rig_tables,
     }
@@ -55,6 +56,95 @@ def summary(found: Found) -> str:
         part for name, write in writers.items() if name in found for part in write(found[name])
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fresh_machines(section: Found) -> list[str]:
+    rows = section["rows"]
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    health = [
+        [
+            row["design"],
+            name,
+            f"{row[part]['mae']:.3f}",
+            f"{row[part]['mae_even_severities']:.3f}",
+            percent(row[part]["coverage"]),
+            percent(row[part]["coverage_worn"]),
+            percent(row[part]["severe_said_healthy"]),
+        ]
+        for row in rows
+        for name, part in (
+            ("with its baseline", "health"),
+            ("without", "health_without_baseline"),
+        )
+    ]
+    causes = [
+        [
+            row["design"],
+            str(row["root_cause"]["windows"]),
+            *(f"{row['root_cause'][key]:.2f}" for key in ("rank_1", "rank_3")),
+            f"{row['root_cause']['mean_reciprocal_rank']:.2f}",
+            percent(row["sensors"]["accused"]),
+            percent(row["sensors"]["component_faults_with_an_accused_sensor"]),
+        ]
+        for row in rows
+    ]
+    kinds = list(rows[0]["sensor_faults"])
+    faults = [
+        [
+            row["design"],
+            *(
+                f"{row['sensor_faults'][kind]['found']:.2f}, "
+                f"{row['sensor_faults'][kind]['named']:.2f}"
+                for kind in kinds
+            ),
+        ]
+        for row in rows
+    ]
+    return [
+        "## Machines that no training saw",
+        (
+            f"Version 1 on single windows of {section['machines']} simulated machines of each "
+            f"design, {section['windows_of_a_machine']} windows each, of a seed that neither "
+            "training nor any choice used: no component worn, one or two, of even severities. "
+            "The mean error of health is over all components, and over the worn ones with each "
+            "severity counted alike; intervals are of 90 %. The last column is the share of "
+            "components with a severity above .4 whose interval says that it is below. Without a "
+            "baseline the service does not answer; the figures show what it would say."
+        ),
+        markdown_table(
+            [
+                "design",
+                "machine",
+                "health error",
+                "worn",
+                "intervals right",
+                "of worn",
+                "severe said healthy",
+            ],
+            health,
+        ),
+        (
+            "Rank of the worn component among the root causes, where its severity is above .4, and "
+            "sensors that are accused although none has a fault."
+        ),
+        markdown_table(
+            [
+                "design",
+                "windows",
+                "first",
+                "among three",
+                "mean reciprocal rank",
+                "sensors accused",
+                "component faults with an accused sensor",
+            ],
+            causes,
+        ),
+        "Share of sensor faults found, and named rightly, by kind.",
+        markdown_table(["design", *kinds], faults),
+    ]
 
 
 def _stream(section: Found) -> list[str]:

@@ -75,6 +75,13 @@ def generate(
     sensor_faults: Annotated[
         float, typer.Option(min=0, help="Expected number of sensor faults of a machine.")
     ] = 1.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SEVERITY",
+            help="component.fault, as `describe` lists them, that grows to a severity at the end.",
+        ),
+    ] = None,
     first: Annotated[int, typer.Option(min=1, help="Number of the first machine.")] = 1,
     start: Start = DEFAULT_START,
     dsn: Dsn = None,
@@ -88,7 +95,7 @@ def generate(
             raise InputError("expected either --out or --store: name one place to write to", "out")
         order = Order(
             read_machine(machine), machines, hours, start, seed, sample, window_s, wearing,
-            sensor_faults, first,
+            sensor_faults, first, faults=dict(map(_severity_of, fault or ())),
         ).checked()  # fmt: skip
         if out is None:
             generate_into_store(order, Settings().at(dsn))
@@ -193,6 +200,23 @@ def record_live_machines(
 
         record_live(read_machine(machine), out)
         print(f"recorded two simulated machines in {out}")
+
+
+def _severity_of(text: str) -> tuple[str, float]:
+    """Return the fault and the severity of `NAME=SEVERITY`.
+
+    Raises:
+        InputError: it is not of this form.
+    """
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise InputError(
+            f"expected a fault as component.fault=SEVERITY, found '{text}': write it such as "
+            "pump.leakage=0.6",
+            "fault",
+        ) from None
 
 
 def _need_extra(*others: str) -> None:

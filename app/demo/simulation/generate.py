@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from app.demo.simulation.history import (
     sampled_hours,
 )
 from app.demo.simulation.machine import MachineDesign
+from app.demo.simulation.wear import WearPlan, healthy_plan
 from app.store.labels import ConditionLabel
 from app.store.readings import CHUNK, Readings
 from app.store.store import Store
@@ -59,6 +61,8 @@ class Order(NamedTuple):
         sensor_faults: expected number of sensor faults in it.
         first: number of the first machine.
         prefix: of the equipment ids; None for the name of the design.
+        faults: severity at the end of the history of faults that begin with it, by
+            `component.fault`; beside those that are drawn.
     """
 
     design: MachineDesign
@@ -72,12 +76,14 @@ class Order(NamedTuple):
     sensor_faults: float = 1.0
     first: int = 1
     prefix: str | None = None
+    faults: Mapping[str, float] = MappingProxyType({})
 
     def checked(self) -> "Order":
         """Return it.
 
         Raises:
             InputError: a number is out of its range, or windows overlap.
+            ReadingError: the design has no such fault, or a severity is not in (0, 1].
         """
         for name, value in (("machines", self.machines), ("hours", self.hours)):
             if not value > 0:
@@ -89,12 +95,13 @@ class Order(NamedTuple):
                 f"{self.windows}: take fewer, or leave --sample out for every second",
                 "sample",
             )
+        self._with_faults(healthy_plan(self.design.circuit.modes, self.hours))
         return self
 
     def units(self) -> Iterator[Unit]:
         """Yield the machines."""
         for index in range(self.first, self.first + self.machines):
-            yield draw_unit(
+            unit = draw_unit(
                 self.design,
                 index,
                 self.seed,
@@ -103,6 +110,12 @@ class Order(NamedTuple):
                 sensor_faults=self.sensor_faults,
                 prefix=self.prefix,
             )
+            yield unit.with_plan(self._with_faults(unit.plan))
+
+    def _with_faults(self, plan: WearPlan) -> WearPlan:
+        for name, severity in self.faults.items():
+            plan = plan.injected(name, severity, 0.0, self.hours)
+        return plan
 
     def recordings(self, unit: Unit) -> Iterator[Recording]:
         """Yield the recordings of a machine in the order of time."""

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from app.cli.main import main
@@ -36,6 +37,25 @@ def test_generate_writes_a_marked_folder(tmp_path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["machines"] == ["cnc-001"]
     assert manifest["simulated"] is True
+
+
+def test_generate_lets_a_named_fault_grow_and_refuses_one_that_is_none(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["demo", "generate", "cnc", "--hours", "50", "--sample", "2", "--window-s", "20"]
+    quiet = ["--wearing", "0", "--sensor-faults", "0", "--out", str(out)]
+    for text, message in (
+        ("pump.leakage", "expected a fault as component.fault=SEVERITY, found 'pump.leakage'"),
+        ("pump.thirst=0.5", "found 'pump.thirst': name one of"),
+        ("pump.leakage=2", "expected a severity above 0 and at most 1, found 2"),
+    ):
+        assert main([*command, *quiet, "--fault", text]) == 1
+        assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, *quiet, "--fault", "pump.leakage=0.6"]) == 0
+    labels = pq.read_table(out / "labels.parquet").to_pylist()
+    found = [each for each in labels if each["health"] < 1]
+    assert {(each["component_id"], each["fault"]) for each in found} == {("pump", "leakage")}
+    assert 0.3 < 1 - found[-1]["health"] < 0.6
 
 
 def test_generate_needs_one_place_to_write_to(capsys):
