@@ -1,8 +1,10 @@
 """Make windows of simulated machines directly from the simulation, without a store.
 
-Each machine has a first day as new, which gives its baseline, and windows along its later wear.
-Health, degradation rate and remaining life are those of the simulation at the end of a window;
-remaining life has no cap, and is unknown before the onset of wear, when no reading shows it.
+Each machine has a first day as new, which gives its baseline, windows along its later wear, and
+snapshots: windows of a few faults, drawn for each alone, as most machines have them, where many
+components of a machine wear in its history. Health, degradation rate and remaining life are those
+of the simulation at the end of a window; remaining life has no cap, and is unknown before the onset
+of wear, when no reading shows it. Snapshots have health alone.
 Invariant: equal arguments write equal windows.
 """
 
@@ -27,7 +29,7 @@ from app.demo.simulation.history import (
     sampled_hours,
 )
 from app.demo.simulation.machine import MachineDesign
-from app.demo.simulation.wear import healthy_plan
+from app.demo.simulation.wear import Trajectory, WearPlan, healthy_plan
 from app.features.binning import Doubles, Floats
 from train.data.labels import (
     EPOCH,
@@ -38,7 +40,7 @@ from train.data.labels import (
 )
 from train.data.windows import Windows, write_windows
 
-FORMAT = "1"
+FORMAT = "2"
 """Of the windows; raise it when equal arguments write other windows."""
 NEW_H = 24.0
 """Length of the first day, in which nothing wears and no sensor is faulty."""
@@ -49,6 +51,11 @@ LATER_H = 5_000.0
 later window began before."""
 AT_ONCE = 24
 """Windows that are simulated at once."""
+SNAPSHOT_FAULTS = (0.1, 0.5, 0.25, 0.15)
+"""Shares of snapshots with no fault, one, two and three."""
+LEAST_SEVERITY = 0.02
+GROWTH_H = 4.0
+"""Hours in which the faults of a snapshot grow; those of the one before are repaired by then."""
 
 
 class SimulatedMachines(NamedTuple):
@@ -58,6 +65,7 @@ class SimulatedMachines(NamedTuple):
         design: of the machines.
         machines: how many.
         windows: of each, along `hours` of wear, beside those of the first day.
+        snapshots: of each, in as many further hours.
         hours: operating hours of the wear.
         wearing: expected number of components that wear within it.
         sensor_faults: expected number of sensor faults in it.
@@ -67,6 +75,7 @@ class SimulatedMachines(NamedTuple):
     design: MachineDesign
     machines: int
     windows: int
+    snapshots: int
     hours: float
     wearing: float
     sensor_faults: float
@@ -88,7 +97,7 @@ def simulated_windows(directory: StoragePath, order: SimulatedMachines) -> Windo
         order: the machines.
 
     Returns:
-        The windows of each machine: those of its first day, then the later ones.
+        The windows of each machine: those of its first day, the later ones, the snapshots.
     """
     equipment = order.design.equipment(order.design.design)
     units = [
@@ -118,10 +127,12 @@ def _values(units: list[Unit], order: SimulatedMachines, seconds: int) -> Iterat
 
     def simulate(unit: Unit) -> Floats:
         new = replace(unit.with_plan(healthy_plan(unit.plan.modes, 0.0)), sensor_faults=())
-        hour_W, new_hour_W = _hours(unit, order)
+        hour_W, new_hour_W, snapshot_hour_W = _hours(unit, order)
+        few = unit.with_plan(_snapshots(unit, snapshot_hour_W))
         found = [
             *_recorded(new, new_hour_W, seconds, order.windows),
             *_recorded(unit, hour_W, seconds, 0),
+            *_recorded(few, snapshot_hour_W, seconds, order.windows + NEW_WINDOWS),
         ]
         return np.stack([each.values_TS.T.astype(np.float32) for each in found])
 
@@ -141,30 +152,52 @@ def _recorded(unit: Unit, hour_W: Doubles, seconds: int, first: int) -> Iterator
         yield from record_windows(unit, hour_W[begin : begin + AT_ONCE], seconds, first + begin)
 
 
-def _hours(unit: Unit, order: SimulatedMachines) -> tuple[Doubles, Doubles]:
-    """Return the operating hours at which the later windows and those of the first day begin."""
+def _hours(unit: Unit, order: SimulatedMachines) -> tuple[Doubles, Doubles, Doubles]:
+    """Return the operating hours at which windows begin: later ones, first day, snapshots."""
     part_W = np.arange(NEW_WINDOWS) + unit.random(5).uniform(0.0, 0.8, NEW_WINDOWS)
+    snapshot_W = np.arange(order.snapshots) + unit.random(6).uniform(0.05, 0.95, order.snapshots)
     return (
         sampled_hours(unit, order.hours, order.windows),
         part_W * NEW_H / NEW_WINDOWS - LATER_H,
+        order.hours * (1.0 + snapshot_W / max(1, order.snapshots)),
     )
 
 
+def _snapshots(unit: Unit, hour_W: Doubles) -> WearPlan:
+    """Draw the faults of each snapshot, whose severity is spread evenly when it begins."""
+    modes, random = unit.plan.modes, unit.random(7)
+    plan = healthy_plan(modes, 1e6)
+    found: list[Trajectory] = []
+    for hour in hour_W.tolist():
+        count = int(random.choice(len(SNAPSHOT_FAULTS), p=SNAPSHOT_FAULTS))
+        for mode in random.choice(len(modes), count, replace=False).tolist():
+            severity = float(random.uniform(LEAST_SEVERITY, 1.0))
+            life_h, until_h = GROWTH_H / severity, hour + GROWTH_H
+            found.append(Trajectory(mode, hour - GROWTH_H, life_h, 1.0, until_h))
+    return replace(plan, trajectories=(*plan.trajectories, *found))
+
+
 def _labels(unit: Unit, order: SimulatedMachines, machine: int, seconds: int) -> WindowLabels:
-    hour_W, new_hour_W = _hours(unit, order)
+    hour_W, new_hour_W, snapshot_hour_W = _hours(unit, order)
     components = unit.design.components
     truth = [
         [unit.plan.condition(each.component_id, hour + seconds / 3_600) for each in components]
         for hour in hour_W.tolist()
     ]
-    shape = (NEW_WINDOWS + len(hour_W), len(components))
+    few = _snapshots(unit, snapshot_hour_W)
+    later_W = np.concatenate([hour_W, snapshot_hour_W])
+    shape = (NEW_WINDOWS + len(later_W), len(components))
+    own = slice(NEW_WINDOWS, NEW_WINDOWS + len(hour_W))
     health_WV, rate_WV = np.ones(shape, np.float32), np.zeros(shape, np.float32)
     rul_WV = np.full(shape, np.nan, np.float32)
-    health_WV[NEW_WINDOWS:] = [[each.health for each in row] for row in truth]
-    rate_WV[NEW_WINDOWS:] = [[each.degradation_rate for each in row] for row in truth]
-    rul_WV[NEW_WINDOWS:] = [[each.rul_h if each.fault else np.nan for each in row] for row in truth]
+    health_WV[own] = [[each.health for each in row] for row in truth]
+    rate_WV[own] = [[each.degradation_rate for each in row] for row in truth]
+    rul_WV[own] = [[each.rul_h if each.fault else np.nan for each in row] for row in truth]
+    rate_WV[own.stop :] = np.nan
+    for row, hour in enumerate(snapshot_hour_W.tolist(), own.stop):
+        health_WV[row] = [few.condition(each.component_id, hour).health for each in components]
     begin_us = (DEFAULT_START - EPOCH) // MICROSECOND
-    second_W = np.round(np.concatenate([new_hour_W, hour_W]) * 3_600 + LATER_H * 3_600)
+    second_W = np.round(np.concatenate([new_hour_W, later_W]) * 3_600 + LATER_H * 3_600)
     return WindowLabels(
         machine_W=np.full(shape[0], machine, np.int64),
         start_us_W=begin_us + second_W.astype(np.int64) * (HOUR_US // 3_600),

@@ -40,6 +40,7 @@ class UniversalData(NamedTuple):
     Args:
         machines: simulated machines of each design.
         windows: of each machine, beside those of its first day.
+        snapshots: of each machine, see `train.data.simulated_windows`.
         hours: operating hours of the wear of each machine.
         wearing: expected number of components of a machine that wear.
         sensor_faults: expected number of sensor faults of a machine.
@@ -49,6 +50,7 @@ class UniversalData(NamedTuple):
 
     machines: int
     windows: int
+    snapshots: int
     hours: float
     wearing: float
     sensor_faults: float
@@ -103,6 +105,7 @@ def _makers(data: UniversalData, config: TrainConfig) -> dict[str, _Maker]:
             design,
             data.machines,
             data.windows,
+            data.snapshots,
             data.hours,
             data.wearing,
             data.sensor_faults,

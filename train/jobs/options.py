@@ -108,7 +108,11 @@ class UniversalOptions:
         typer.Option(
             parser=_count, metavar="N", help="Windows of each, beside those of its first day."
         ),
-    ] = 48
+    ] = 32
+    snapshots: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Windows of each with a few faults of their own."),
+    ] = 28
     hours: Annotated[
         int, typer.Option(parser=_count, metavar="H", help="Operating hours of their wear.")
     ] = 4000
@@ -117,7 +121,7 @@ class UniversalOptions:
     ] = "12"
     sensor_faults: Annotated[
         str, typer.Option(metavar="N", help="Expected number of sensor faults of each.")
-    ] = "1"
+    ] = "0"
     fleet_seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Seed of the simulated machines.")
     ] = 0

@@ -53,6 +53,7 @@ def data_of(options: UniversalOptions) -> UniversalData:
     return UniversalData(
         machines=options.machines,
         windows=options.windows,
+        snapshots=options.snapshots,
         hours=float(options.hours),
         wearing=_number(options.wearing, "wearing"),
         sensor_faults=_number(options.sensor_faults, "sensor_faults"),

@@ -11,7 +11,7 @@ from train.data import simulated_windows as simulated
 from train.data.labels import HOUR_US
 from train.data.simulated_windows import SimulatedMachines, simulated_windows
 
-ORDER = SimulatedMachines(read_machine("cnc"), 2, 3, 4_000.0, 9.0, 0.0, 7)
+ORDER = SimulatedMachines(read_machine("cnc"), 2, 3, 0, 4_000.0, 9.0, 0.0, 7)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,25 @@ def test_labels_are_those_of_the_simulation_and_remaining_life_begins_with_wear(
                 assert labels.rul_WV[row, v] == pytest.approx(truth.rul_h)
             else:
                 assert np.isnan(labels.rul_WV[row, v])
+
+
+def test_snapshots_have_a_few_faults_of_their_own_which_the_readings_show(tmp_path: Path) -> None:
+    order = ORDER._replace(windows=1, snapshots=12)
+    windows = simulated_windows(tmp_path / "one", order)
+    labels = windows.labels
+    rows = slice(3, 15)
+    worn_WV = labels.health_WV[rows] < 1
+    assert worn_WV.sum(1).max() <= 3
+    assert len({tuple(each) for each in worn_WV.tolist()}) > 3
+    assert labels.health_WV[rows][worn_WV].min() >= 0
+    assert np.isnan(labels.rate_WV[rows]).all()
+    assert np.isnan(labels.rul_WV[rows]).all()
+    assert (np.diff(labels.start_us_W[:15]) > 0).all()
+    alone = simulated_windows(tmp_path / "two", order._replace(seed=8))
+    assert (alone.labels.health_WV[rows] != labels.health_WV[rows]).any()
+    # the other windows are those of a machine without snapshots
+    usual = simulated_windows(tmp_path / "three", ORDER._replace(windows=1))
+    assert (usual.values(np.arange(3)) == windows.values(np.arange(3))).all()
 
 
 def test_equal_orders_give_equal_windows_and_digests_and_another_seed_does_not(

@@ -26,7 +26,7 @@ def test_fleet_has_each_design_once_and_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_engines(tmp_path / "train_FD001.txt", lives=(40, 30))
-    data = UniversalData(2, 3, 4_000.0, 9.0, 0.0, 7, tmp_path / "train_FD001.txt")
+    data = UniversalData(2, 3, 2, 4_000.0, 9.0, 0.0, 7, tmp_path / "train_FD001.txt")
     settings = Settings(var_dir=tmp_path)
     with universal_fleet(settings, data, CONFIG, lambda _: None) as fleet:
         assert fleet.names == ("hydraulic-rig", "sim-cnc", "turbofan")
@@ -44,6 +44,6 @@ def test_fleet_has_each_design_once_and_is_not_made_again(
 
 
 def test_turbofan_takes_part_only_with_its_file(tmp_path: Path) -> None:
-    data = UniversalData(2, 3, 4_000.0, 9.0, 0.0, 7)
+    data = UniversalData(2, 3, 2, 4_000.0, 9.0, 0.0, 7)
     with universal_fleet(Settings(var_dir=tmp_path), data, CONFIG, lambda _: None) as fleet:
         assert fleet.names == ("hydraulic-rig", "sim-cnc")
