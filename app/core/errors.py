@@ -252,7 +252,7 @@ class StoreError(HydraulicDiagnosticsError):
 
 
 class StoreUnavailable(StoreError):
-    """The database can't be reached; a retry may succeed."""
+    """The database or the object storage can't be reached; a retry may succeed."""
 
 
 class ModelUnavailable(HydraulicDiagnosticsError):

@@ -252,14 +252,18 @@ def _sensor_faults(
     return rows
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.fresh_machines")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--machines", type=int, default=16)
+    return parser
+
+
 def main() -> None:
     """Measure and write JSON."""
     from tests.bench.__main__ import facts  # it imports this module
 
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.fresh_machines")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--machines", type=int, default=16)
-    given = parser.parse_args()
+    given = _parser().parse_args()
     command = " ".join(["python -m tests.bench.fresh_machines", *sys.argv[1:]])
     found = {
         "facts": facts() | {"command": command},

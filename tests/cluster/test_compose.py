@@ -122,11 +122,14 @@ def test_service_is_checked_restarts_and_has_few_rights(name: str):
     assert ("cap_add" in service) == (name == "timescaledb")
     assert ":" in service["image"]
     assert not service["image"].endswith(":latest")
+    assert re.fullmatch(r"\d+g", service["mem_limit"])
     assert not {"network_mode", "pid", "ipc", "userns_mode"} & set(service)
 
 
 def test_variables_of_the_environment_change_what_they_name():
-    changed = read_compose({"WORKERS": "3", "HEAD_CPUS": "4", "SERVICE_PORT": "80"})["services"]
+    variables = {"WORKERS": "3", "HEAD_CPUS": "4", "HEAD_MEMORY": "16g", "SERVICE_PORT": "80"}
+    changed = read_compose(variables)["services"]
+    assert changed["head"]["mem_limit"] == "16g"
     assert SERVICES["worker"]["deploy"]["replicas"] == 1
     assert changed["worker"]["deploy"]["replicas"] == 3
     assert changed["head"]["cpus"] == 4

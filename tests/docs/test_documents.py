@@ -91,6 +91,7 @@ FOREIGN_OPTIONS = {
     },
     "openapi-python-client": {"--meta", "--output-path", "--path", "--url"},
     "pg_basebackup": {"--checkpoint", "--dbname", "--pgdata"},
+    "pip": {"--constraint", "--editable"},
     "prometheus": {"--config.file", "--web.listen-address"},
     "py-spy": {"--pid"},
 }  # fmt: skip

@@ -10,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from app.release.config.schema import read_schema
 from cluster.kubernetes.generate import DEMO, SERVE_CONFIG, VARIANTS, documents, serve_config
+from tests.cluster.compose_file import read_compose
 from tests.cluster.kubernetes.manifests import (
     NAME,
     OVERLAYS,
@@ -187,7 +188,11 @@ def test_a_node_has_the_time_to_drain():
 def test_database_of_the_trial_is_in_no_other_overlay():
     for root in ("overlays/cpu", "overlays/gpu"):
         assert set(of_kind(render(root), "StatefulSet")) == {"redis"}
-    assert set(of_kind(render("overlays/dev"), "StatefulSet")) == {"redis", "timescaledb"}
+    trial = of_kind(render("overlays/dev"), "StatefulSet")
+    assert set(trial) == {"redis", "timescaledb"}
+    (container,) = trial["timescaledb"]["spec"]["template"]["spec"]["containers"]
+    # a dump of one can be restored into the other
+    assert container["image"] == read_compose({})["services"]["timescaledb"]["image"]
 
 
 @pytest.mark.parametrize("root", TRAININGS)
