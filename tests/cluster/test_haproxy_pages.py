@@ -1,6 +1,8 @@
 """HAProxy, started as Ray Serve starts it, answers with problem documents."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -13,6 +15,7 @@ from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from cluster.haproxy_pages import with_pages
 from cluster.ray_settings import PROGRAM, PYTHON, read_settings
+from tests.waiting import wait_until
 
 CONFIG = """global
     maxconn 100
@@ -41,26 +44,54 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
+def written(directory: Path, port: int) -> list[str]:
+    """Write a configuration, and return the command that Serve would start HAProxy by."""
+    page, config = directory / "500.http", directory / "haproxy.cfg"
+    page.write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+    config.write_text(CONFIG.format(page=page, port=port))
+    return [read_settings()[PROGRAM], "-db", "-f", str(config)]
+
+
+def environment() -> dict[str, str]:
+    return {PYTHON: read_settings()[PYTHON], "PATH": "/usr/bin:/bin"}
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """Port of a HAProxy that was started by the program of the settings."""
-    port, settings = free_port(), read_settings()
-    page, config = tmp_path / "500.http", tmp_path / "haproxy.cfg"
-    page.write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
-    config.write_text(CONFIG.format(page=page, port=port))
-    environment = {PYTHON: settings[PYTHON], "PATH": "/usr/bin:/bin"}
-    command = [settings[PROGRAM], "-db", "-f", str(config)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                break
+    port = free_port()
+    command = written(tmp_path, port)
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: process.poll() is not None or listens(port), "HAProxy", 30, 0.02)
         yield port
         process.terminate()
+
+
+def test_haproxy_ends_with_its_node_but_not_with_serves_proxy(tmp_path: Path):
+    port = free_port()
+    # a raylet, and Serve's proxy below it
+    proxy = '"$0" "$@" & echo $! > pid; wait'
+    raylet = f'sh -c \'{proxy}\' "$0" "$@" & echo $! > proxy; wait'
+    with subprocess.Popen(
+        ["sh", "-c", raylet, *written(tmp_path, port)],
+        env=environment(),
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    ) as node:
+        wait_until(lambda: listens(port), "HAProxy", 30, 0.02)
+        os.kill(int((tmp_path / "proxy").read_text()), signal.SIGKILL)
+        time.sleep(5)  # of two looks of the watcher
+        assert listens(port)
+        node.kill()
+        wait_until(lambda: not listens(port), "the end of HAProxy", 30)
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/nothing"])
