@@ -73,8 +73,8 @@ async def assess(
     checkpoint = validate(directory, None)
     report(f"{directory.name}: hashes, shapes and feature spec are consistent")
     async with migrated_store(settings) as store:
-        machines = [record.equipment for record in await store.list_equipment()]
-        for line in warm_up(checkpoint, machines) or [
+        machines = await store.list_equipment()
+        for line in warm_up(checkpoint, [record.equipment for record in machines]) or [
             "no machine of its designs is registered: no warm-up was possible"
         ]:
             report(line)

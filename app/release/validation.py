@@ -16,12 +16,14 @@ from app.checkpoint.manifest import DataInterval
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, WindowError
 from app.diagnosis.window_plan import build_windows, plan_windows
+from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.model.graph import Prediction
 from app.model.runtime.predictor import Predictor
 from app.release.clients.service_api import wave
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import EPOCH
+from app.store.equipment import EquipmentRecord
 from app.store.store import Store
 from app.store.windows import decode_window
 
@@ -94,11 +96,12 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
 
 
 async def reference_score(
-    checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store
+    checkpoint: Checkpoint, machines: Sequence[EquipmentRecord], store: Store
 ) -> list[ComponentScore]:
     """Score stable labelled windows of the store, spread over time, of the checkpoint's designs.
 
-    Windows of the manifest's data interval are excluded, since the weights were fitted on them.
+    Windows of the manifest's data interval are excluded, since the weights were fitted on them, and
+    machines without the baseline that the checkpoint needs for an answer.
 
     Returns:
         Scores by component; empty when the store has no other labelled windows.
@@ -108,8 +111,14 @@ async def reference_score(
     """
     predictor = open_predictor(checkpoint).predictor
     right: dict[tuple[str, str], list[bool]] = {}
-    for machine in machines:
+    in_force = await store.baselines([each.baseline_id for each in machines if each.baseline_id])
+    for record in machines:
+        machine = record.equipment
         if machine.design not in checkpoint.manifest.designs:
+            continue
+        stored = in_force.get(record.baseline_id or "")
+        baseline = None if stored is None else Baseline.model_validate_json(stored.moments)
+        if baseline is None and checkpoint.feature_spec.needs_baseline(machine.design):
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
         component_ids = [component.component_id for component in machine.components]
@@ -127,7 +136,7 @@ async def reference_score(
             if not full:
                 continue
             values_WSN = np.stack([values_SN for values_SN, _ in full])
-            prediction = _predict(checkpoint, predictor, machine, values_WSN)
+            prediction = _predict(checkpoint, predictor, machine, values_WSN, baseline)
             for share_VK, (_, labels) in zip(prediction.probability_WVK, full, strict=True):
                 for place, component_id in enumerate(component_ids):
                     if component_id in labels and component_id in grades:
@@ -158,10 +167,15 @@ async def _labelled(
 
 
 def _predict(
-    checkpoint: Checkpoint, predictor: Predictor, machine: Equipment, values_WSN: Floats
+    checkpoint: Checkpoint,
+    predictor: Predictor,
+    machine: Equipment,
+    values_WSN: Floats,
+    baseline: Baseline | None = None,
 ) -> Prediction:
     try:
-        graph, _ = build_windows(values_WSN, plan_windows(machine, checkpoint.feature_spec))
+        plan = plan_windows(machine, checkpoint.feature_spec, baseline)
+        graph, _ = build_windows(values_WSN, plan)
     except WindowError as error:
         raise CheckpointError(
             f"expected a checkpoint that fits the registered machine '{machine.equipment_id}' of "

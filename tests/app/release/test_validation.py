@@ -2,7 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -10,12 +14,15 @@ import pytest
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.measurements import GRADED_COMPONENTS
+from app.features.references import baseline_of, observe
 from app.release.validation import reference_score, validate, warm_up
 from app.schemas.equipment import Equipment
+from app.store.baselines import NewBaseline
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.machines import make_machine
-from tests.rig import rig_cycle
+from tests.rig import rig_block, rig_cycle
 
 SHIPPED = PROJECT_DIR / "app" / "weights" / "2"
 START_US = 1_767_225_600_000_000
@@ -53,7 +60,9 @@ def test_machine_of_its_design_that_does_not_fit_is_named():
         warm_up(checkpoint, [other])
 
 
-async def put_cycles(store: Store, rig: Equipment, first_us: int) -> None:
+async def put_cycles(
+    store: Store, rig: Equipment, first_us: int, shift: Mapping[str, float] = MappingProxyType({})
+) -> None:
     for place, cycle in enumerate(CYCLES):
         values, grades = rig_cycle(cycle)
         start = first_us + place * 60_000_000
@@ -63,7 +72,9 @@ async def put_cycles(store: Store, rig: Equipment, first_us: int) -> None:
             for series in values.values()
             for second in range(len(series))
         ]
-        flat = np.array([value for series in values.values() for value in series])
+        flat = np.array(
+            [value + shift.get(name, 0.0) for name, series in values.items() for value in series]
+        )
         await store.ingest(rig.equipment_id, sensors, np.array(times), flat)
         await store.put_labels(
             rig.equipment_id,
@@ -78,12 +89,44 @@ async def test_labelled_windows_of_the_store_are_scored(store: Store):
     checkpoint = validate(SHIPPED, None)
     rig = rig_equipment()
     await store.put_equipment(rig)
-    assert await reference_score(checkpoint, [rig], store) == []
+    assert await reference_score(checkpoint, await store.list_equipment(), store) == []
     await put_cycles(store, rig, START_US)
-    scores = await reference_score(checkpoint, [rig, make_machine()], store)
+    await store.put_equipment(make_machine())
+    scores = await reference_score(checkpoint, await store.list_equipment(), store)
     assert {score.component_id for score in scores} == {"cooler", "valve", "pump", "accumulator"}
     assert [(score.right, score.windows) for score in scores] == [(3, 3)] * 4
     assert {score.design for score in scores} == {rig.design}
+
+
+async def test_machine_with_other_offsets_is_scored_by_its_baseline_and_not_without(store: Store):
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    shift = {sensor.sensor_id: 6.0 for _, sensor in rig.sensors if sensor.quantity == "pressure"}
+    await put_cycles(store, rig, START_US, shift)
+
+    async def right() -> int:
+        scores = await reference_score(checkpoint, await store.list_equipment(), store)
+        return sum(each.right for each in scores)
+
+    assert await right() < 12
+    block = rig_block()
+    best = [int(rig.components[rig.component_index(n)].grades[0].name) for n in GRADED_COMPONENTS]
+    healthy_C = block.stable_C & (block.grades_CG == best).all(1)
+    healthy_WSN = np.stack(
+        [block.values_CR[name][healthy_C] + shift.get(name, 0.0) for name in rig.sensor_ids], 1
+    )
+    found = baseline_of(observe(np.tile(healthy_WSN, (3, 1, 1)), rig), rig)
+    at = datetime(2025, 12, 1, tzinfo=UTC)
+    new = NewBaseline(found.digest, at, at + timedelta(days=1), 24, (), (), found.model_dump_json())
+    assert await store.put_baseline(rig.equipment_id, rig.revision, new, "test")
+    assert await right() == 12
+
+    spec = checkpoint.feature_spec.model_copy(update={"normalisation": "machine"})
+    needing = replace(checkpoint, feature_spec=spec)
+    assert await reference_score(needing, await store.list_equipment(), store)
+    await store.delete_baseline(rig.equipment_id, "test")
+    assert await reference_score(needing, await store.list_equipment(), store) == []
 
 
 async def test_windows_of_the_training_data_are_excluded(store: Store):
@@ -92,7 +135,7 @@ async def test_windows_of_the_training_data_are_excluded(store: Store):
     await store.put_equipment(rig)
     # the first begins within the data interval, the others right after it
     await put_cycles(store, rig, round(checkpoint.manifest.data.end.timestamp() * 1e6) - 60_000_000)
-    scores = await reference_score(checkpoint, [rig], store)
+    scores = await reference_score(checkpoint, await store.list_equipment(), store)
     assert [score.windows for score in scores] == [2] * 4
 
 
