@@ -1,9 +1,10 @@
 """`/v1/diagnoses`: diagnoses one machine or a batch, and returns stored diagnoses."""
 
 import asyncio
+import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, NamedTuple, Protocol
@@ -43,11 +44,18 @@ from app.store.keys import KnownKey
 
 MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
 TURN_S = 0.002
-"""Time of validating items before other requests get a turn on the event loop."""
+"""Time of parsing items before other requests get a turn on the event loop."""
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 
 Charge = Callable[[int], None]
 """Counts the cost of a diagnosis; raises RateExceeded."""
+
+_BEGIN = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"items"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*')
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_END = re.compile(r"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*\Z")
+_DECODER = json.JSONDecoder()
+SHOWN = 60
+"""Characters of a body that a message repeats."""
 
 _LOW_URGENCY = re.compile(r"(?:^|,)\s*u\s*=\s*[67]\s*(?:[,;]|$)")
 
@@ -263,39 +271,67 @@ def _is_background(request: Request) -> bool:
 async def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
     """Parse the body of a batch into its requests; an invalid item becomes its error.
 
-    Items are validated in turns with other requests.
+    Items are parsed and validated in turns with other requests, so a large body delays none.
 
     Raises:
         InputError: the body as a whole is no batch.
         LimitExceeded: it has more than `MAX_BATCH_ITEMS` items.
     """
-    try:
-        document = from_json(body)
-    except ValueError as error:
-        raise InputError(f"expected JSON, found text that does not parse: {error}") from error
-    items = (
-        document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
-    )
-    if items == []:
-        raise InputError("expected at least one item, found an empty list: add one", "items")
-    if not isinstance(items, list):
-        raise InputError(
-            f"expected an object with a list `items` and nothing else, found {shown(document)}",
-            "items",
-        )
-    if len(items) > MAX_BATCH_ITEMS:
-        raise LimitExceeded(
-            f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches",
-            "items",
-        )
     found: list[DiagnosisRequest | Exception] = []
     turn_ends = time.perf_counter() + TURN_S
-    for item in items:
+    for item in _items(body):
+        if len(found) == MAX_BATCH_ITEMS:
+            raise LimitExceeded(
+                f"expected at most {MAX_BATCH_ITEMS} items, found more: send several batches",
+                "items",
+            )
         found.append(_parse_item(item))
         if time.perf_counter() > turn_ends:
             await asyncio.sleep(0)
             turn_ends = time.perf_counter() + TURN_S
+    if not found:
+        raise InputError("expected at least one item, found an empty list: add one", "items")
     return found
+
+
+def _items(body: bytes) -> Iterator[object]:
+    """Parse the items of a batch one by one.
+
+    Raises:
+        InputError: the body is no JSON object with a list `items` and nothing else.
+    """
+    try:
+        text = body.decode()
+        begin = _BEGIN.match(text)
+        if begin is None:
+            raise InputError(
+                "expected an object with a list `items` and nothing else, found text that begins "
+                f"with {shown(text[:SHOWN])}",
+                "items",
+            )
+        place = begin.end()
+        is_last = _END.match(text, place) is not None
+        while not is_last:
+            item, place = _DECODER.raw_decode(text, place)
+            yield item
+            place, is_last = _after_item(text, place)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON, found text that does not parse: {error}") from error
+
+
+def _after_item(text: str, place: int) -> tuple[int, bool]:
+    """Return where the next item begins, and whether there is none.
+
+    Raises:
+        ValueError: neither another item nor the end of the batch follows.
+    """
+    if _END.match(text, place):
+        return place, True
+    comma = _COMMA.match(text, place)
+    if comma is None:
+        found = shown(text[place : place + SHOWN])
+        raise ValueError(f"`,` or `]}}` missing at character {place}, before {found}")
+    return comma.end(), False
 
 
 def _parse_item(item: object) -> DiagnosisRequest | Exception:
