@@ -85,7 +85,18 @@ def _tls() -> tuple[str, str]:
     return str(settings.tls_certificate or ""), settings.tls_bind
 
 
-_WATCH = 'while kill -0 "$1" && kill -0 "$2"; do sleep 2; done 2>/dev/null; kill "$2" 2>/dev/null'
+_WATCH = """
+started() {  # when a process began, which its id alone does not identify; nothing of an ended one
+    read -r text 2>/dev/null < "/proc/$1/stat" || return
+    set -- ${text##*) }
+    [ "$1" = Z ] || echo "${20}"
+}
+raylet=$(started "$1") haproxy=$(started "$2")
+while [ -n "$haproxy" ] && [ "$(started "$2")" = "$haproxy" ]; do
+    if [ -z "$raylet" ] || [ "$(started "$1")" != "$raylet" ]; then kill "$2"; exit; fi
+    sleep 2
+done
+"""
 """Ends the process $2 once the process $1 has ended."""
 
 

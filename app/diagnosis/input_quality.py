@@ -197,19 +197,25 @@ def plan_quality(
     equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None = None
 ) -> QualityPlan:
     """Return the plan of a topology, a feature spec and a baseline of the machine, if any."""
+    lacks_baseline = baseline is None and spec.needs_baseline(equipment.design)
     novelty = plan_range_novelty(equipment, spec)
     references = references_of(equipment, spec, baseline)
+    if baseline is not None and spec.needs_baseline(equipment.design):
+        references = {name: found for name, found in references.items() if name in baseline.sensors}
     reached = equipment.reached_from(placed.component_index for placed in equipment.sensors)
     return QualityPlan(
         equipment=equipment,
         spec=spec,
         novelty=novelty,
-        exceedance_limit_S=np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
+        # what leaves the range of other machines' baselines is not unusual of this one
+        exceedance_limit_S=np.full_like(novelty.limit_S, np.inf, np.float32)
+        if lacks_baseline
+        else np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
         unreferenced_S=np.array(
             [sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_
         ),
         reaches_all=len(reached) == len(equipment.components),
-        lacks_baseline=baseline is None and spec.needs_baseline(equipment.design),
+        lacks_baseline=lacks_baseline,
     )
 
 
@@ -231,7 +237,8 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         exceedance_limit_S=plan.exceedance_limit_S,
         unreferenced_S=plan.unreferenced_S,
         fault_WS=features.fault_WS,
-        unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec),
+        unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec)
+        & (not plan.lacks_baseline),
         range_novelty_WV=novelty.health_WV,
         novelty_without_WS=novelty.without_WS,
         finding_WS=features.finding_WS,

@@ -97,7 +97,9 @@ class FeatureSpec(BaseModel):
 
         It does where training normalised several machines by their own baselines: the references
         are then of no machine, and readings that differ from them say nothing of wear. With one
-        machine they are its own. A checkpoint that does not state the number may have had several.
+        machine they are its own, and another machine of the design is taken for it, as it is by a
+        spec with references of designs. A checkpoint that does not state the number may have had
+        several.
         """
         return self.normalisation == "machine" and self.baseline_machines.get(design, 2) > 1
 

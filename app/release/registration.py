@@ -78,7 +78,9 @@ async def assess(
             "no machine of its designs is registered: no warm-up was possible"
         ]:
             report(line)
-        scores = await reference_score(checkpoint, machines, store)
+        scores, skipped = await reference_score(checkpoint, machines, store)
+    for line in skipped:
+        report(f"reference set without {line}")
     for score in scores:
         report(
             f"reference set: {score.component_id} ({score.design}) right in {score.right} of "

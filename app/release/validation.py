@@ -31,6 +31,18 @@ MAX_REFERENCE_WINDOWS = 240
 BATCH_WINDOWS = 24
 
 
+class ReferenceScore(NamedTuple):
+    """Scores by component; empty when the store has no labelled windows but those of training.
+
+    Args:
+        components: the scores.
+        skipped: a line for each machine that has no baseline that the checkpoint can use.
+    """
+
+    components: list["ComponentScore"]
+    skipped: list[str]
+
+
 class ComponentScore(NamedTuple):
     """How often the predicted grade of a component was right on labelled windows."""
 
@@ -97,20 +109,17 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
 
 async def reference_score(
     checkpoint: Checkpoint, machines: Sequence[EquipmentRecord], store: Store
-) -> list[ComponentScore]:
+) -> ReferenceScore:
     """Score stable labelled windows of the store, spread over time, of the checkpoint's designs.
 
-    Windows of the manifest's data interval are excluded, since the weights were fitted on them, and
-    machines without the baseline that the checkpoint needs for an answer.
-
-    Returns:
-        Scores by component; empty when the store has no other labelled windows.
+    Windows of the manifest's data interval are excluded, since the weights were fitted on them.
 
     Raises:
         StoreError: The database does not answer.
     """
     predictor = open_predictor(checkpoint).predictor
     right: dict[tuple[str, str], list[bool]] = {}
+    skipped: list[str] = []
     in_force = await store.baselines([each.baseline_id for each in machines if each.baseline_id])
     for record in machines:
         machine = record.equipment
@@ -118,7 +127,16 @@ async def reference_score(
             continue
         stored = in_force.get(record.baseline_id or "")
         baseline = None if stored is None else Baseline.model_validate_json(stored.moments)
-        if baseline is None and checkpoint.feature_spec.needs_baseline(machine.design):
+        try:
+            plan = plan_windows(machine, checkpoint.feature_spec, baseline)
+        except WindowError as error:
+            skipped.append(f"'{machine.equipment_id}': {error.message}")
+            continue
+        if plan.summary.lacks_baseline:
+            skipped.append(
+                f"'{machine.equipment_id}': expected a baseline of the machine, found none: record "
+                "one"
+            )
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
         component_ids = [component.component_id for component in machine.components]
@@ -136,7 +154,7 @@ async def reference_score(
             if not full:
                 continue
             values_WSN = np.stack([values_SN for values_SN, _ in full])
-            prediction = _predict(checkpoint, predictor, machine, values_WSN, baseline)
+            prediction = predictor.predict([build_windows(values_WSN, plan)[0]])[0]
             for share_VK, (_, labels) in zip(prediction.probability_WVK, full, strict=True):
                 for place, component_id in enumerate(component_ids):
                     if component_id in labels and component_id in grades:
@@ -144,7 +162,8 @@ async def reference_score(
                         likely = known[int(np.argmax(share_VK[place, : len(known)]))]
                         of_component = right.setdefault((machine.design, component_id), [])
                         of_component.append(likely.name == labels[component_id])
-    return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(right.items())]
+    scores = [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(right.items())]
+    return ReferenceScore(scores, skipped)
 
 
 async def _labelled(
@@ -171,11 +190,9 @@ def _predict(
     predictor: Predictor,
     machine: Equipment,
     values_WSN: Floats,
-    baseline: Baseline | None = None,
 ) -> Prediction:
     try:
-        plan = plan_windows(machine, checkpoint.feature_spec, baseline)
-        graph, _ = build_windows(values_WSN, plan)
+        graph, _ = build_windows(values_WSN, plan_windows(machine, checkpoint.feature_spec))
     except WindowError as error:
         raise CheckpointError(
             f"expected a checkpoint that fits the registered machine '{machine.equipment_id}' of "

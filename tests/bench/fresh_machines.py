@@ -21,6 +21,7 @@ import numpy as np
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
+from app.core.settings import PROJECT_DIR
 from app.demo.simulation.first_day import baseline_as_new
 from app.demo.simulation.history import Unit, draw_unit, record_windows
 from app.demo.simulation.instruments import FAULT_KINDS, FaultKind
@@ -39,7 +40,7 @@ from app.schemas.equipment import Equipment
 from tests.bench.compare import Bench
 from tests.bench.sensors import HOURS, SEVERE, WINDOWS, with_sensor_fault
 
-WEIGHTS = Path("app/weights/1")
+WEIGHTS = PROJECT_DIR / "app/weights/1"
 SEED = 4_711
 """Of the machines; training and every choice used others."""
 SHARES = (0.3, 0.5, 0.2)
@@ -109,7 +110,7 @@ def measure_designs(machines: int) -> dict[str, object]:
 def _measure(design: MachineDesign, machines: int, version: Version) -> dict[str, object]:
     random = np.random.default_rng(SEED)
     cases: list[Case] = []
-    alone: list[Case] = []
+    without: list[Case] = []
     faults: dict[FaultKind, list[tuple[bool, bool, bool]]] = {kind: [] for kind in FAULT_KINDS}
     for index in range(1, machines + 1):
         unit = draw_unit(design, index, SEED, HOURS, wearing=0.0, sensor_faults=0.0)
@@ -119,7 +120,7 @@ def _measure(design: MachineDesign, machines: int, version: Version) -> dict[str
         answers = version.diagnoses(values_WSN, equipment, baseline)
         cases += map(Case, values_WSN, severity_WV, answers)
         answers = version.pooled().diagnoses(values_WSN, equipment, None)
-        alone += map(Case, values_WSN, severity_WV, answers)
+        without += map(Case, values_WSN, severity_WV, answers)
         new_WSN = values_WSN[severity_WV.max(1) == 0.0]
         for kind in FAULT_KINDS:
             faults[kind] += _sensor_faults(
@@ -129,7 +130,7 @@ def _measure(design: MachineDesign, machines: int, version: Version) -> dict[str
         "design": design.design,
         "windows": len(cases),
         "health": _health(cases),
-        "health_without_baseline": _health(alone),
+        "health_without_baseline": _health(without),
         "root_cause": _ranks(cases),
         "sensors": _accused(cases),
         "sensor_faults": {
@@ -192,7 +193,10 @@ def _health(cases: Sequence[Case]) -> Mapping[str, float]:
 
 
 def _ranks(cases: Sequence[Case]) -> Mapping[str, float]:
-    """Return the ranks of the components with a severity above `SEVERE` as causes."""
+    """Return the best rank as a cause among the components with a severity above `SEVERE`.
+
+    One that is not ranked counts as the last.
+    """
     ranks = []
     for case in cases:
         severe = {

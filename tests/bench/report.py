@@ -127,8 +127,8 @@ def _fresh_machines(section: Found) -> list[str]:
             health,
         ),
         (
-            "Rank of the worn component among the root causes, where its severity is above .4, and "
-            "sensors that are accused although none has a fault."
+            "Rank of the worn component among the root causes, where its severity is above .4 (the "
+            "better one of two), and sensors that are accused although none has a fault."
         ),
         markdown_table(
             [

@@ -78,8 +78,8 @@ def port(tmp_path: Path) -> Iterator[int]:
 def test_haproxy_ends_with_its_node_but_not_with_serves_proxy(tmp_path: Path):
     port = free_port()
     # a raylet, and Serve's proxy below it
-    proxy = '"$0" "$@" & echo $! > pid; wait'
-    raylet = f'sh -c \'{proxy}\' "$0" "$@" & echo $! > proxy; wait'
+    proxy = '"$0" "$@" & wait'
+    raylet = f'sh -c \'{proxy}\' "$0" "$@" & echo $! > proxy; wait; while sleep 1; do :; done'
     with subprocess.Popen(
         ["sh", "-c", raylet, *written(tmp_path, port)],
         env=environment(),
@@ -90,7 +90,7 @@ def test_haproxy_ends_with_its_node_but_not_with_serves_proxy(tmp_path: Path):
         os.kill(int((tmp_path / "proxy").read_text()), signal.SIGKILL)
         time.sleep(5)  # of two looks of the watcher
         assert listens(port)
-        node.kill()
+        node.kill()  # not reaped yet, a zombie
         wait_until(lambda: not listens(port), "the end of HAProxy", 30)
 
 

@@ -1,10 +1,10 @@
 """Make windows of simulated machines directly from the simulation, without a store.
 
 Each machine has a first day as new, which gives its baseline, windows along its later wear, and
-snapshots: windows of a few faults, drawn for each alone, as most machines have them, where many
-components of a machine wear in its history. Health, degradation rate and remaining life are those
-of the simulation at the end of a window; remaining life has no cap, and is unknown before the onset
-of wear, when no reading shows it. Snapshots have health alone.
+snapshots. Along its wear many components are worn at once; a snapshot has a few faults of its own,
+as machines in use have. Health, degradation rate and remaining life are those of the simulation at
+the end of a window; remaining life has no cap, and is unknown before the onset of wear, when no
+reading shows it. A snapshot has only the health at its beginning.
 Invariant: equal arguments write equal windows.
 """
 
@@ -55,7 +55,7 @@ SNAPSHOT_FAULTS = (0.1, 0.5, 0.25, 0.15)
 """Shares of snapshots with no fault, one, two and three."""
 LEAST_SEVERITY = 0.02
 GROWTH_H = 4.0
-"""Hours in which the faults of a snapshot grow; those of the one before are repaired by then."""
+"""Most hours in which the faults of a snapshot grow, and after which they are repaired."""
 
 
 class SimulatedMachines(NamedTuple):
@@ -128,7 +128,7 @@ def _values(units: list[Unit], order: SimulatedMachines, seconds: int) -> Iterat
     def simulate(unit: Unit) -> Floats:
         new = replace(unit.with_plan(healthy_plan(unit.plan.modes, 0.0)), sensor_faults=())
         hour_W, new_hour_W, snapshot_hour_W = _hours(unit, order)
-        few = unit.with_plan(_snapshots(unit, snapshot_hour_W))
+        few = unit.with_plan(_snapshots(unit, order, snapshot_hour_W))
         found = [
             *_recorded(new, new_hour_W, seconds, order.windows),
             *_recorded(unit, hour_W, seconds, 0),
@@ -163,8 +163,10 @@ def _hours(unit: Unit, order: SimulatedMachines) -> tuple[Doubles, Doubles, Doub
     )
 
 
-def _snapshots(unit: Unit, hour_W: Doubles) -> WearPlan:
+def _snapshots(unit: Unit, order: SimulatedMachines, hour_W: Doubles) -> WearPlan:
     """Draw the faults of each snapshot, whose severity is spread evenly when it begins."""
+    # snapshots are further apart, so that none has the faults of the one before
+    growth_h = min(GROWTH_H, 0.04 * order.hours / max(1, order.snapshots))
     modes, random = unit.plan.modes, unit.random(7)
     plan = healthy_plan(modes, 1e6)
     found: list[Trajectory] = []
@@ -172,8 +174,8 @@ def _snapshots(unit: Unit, hour_W: Doubles) -> WearPlan:
         count = int(random.choice(len(SNAPSHOT_FAULTS), p=SNAPSHOT_FAULTS))
         for mode in random.choice(len(modes), count, replace=False).tolist():
             severity = float(random.uniform(LEAST_SEVERITY, 1.0))
-            life_h, until_h = GROWTH_H / severity, hour + GROWTH_H
-            found.append(Trajectory(mode, hour - GROWTH_H, life_h, 1.0, until_h))
+            life_h, until_h = growth_h / severity, hour + growth_h
+            found.append(Trajectory(mode, hour - growth_h, life_h, 1.0, until_h))
     return replace(plan, trajectories=(*plan.trajectories, *found))
 
 
@@ -184,7 +186,7 @@ def _labels(unit: Unit, order: SimulatedMachines, machine: int, seconds: int) ->
         [unit.plan.condition(each.component_id, hour + seconds / 3_600) for each in components]
         for hour in hour_W.tolist()
     ]
-    few = _snapshots(unit, snapshot_hour_W)
+    few = _snapshots(unit, order, snapshot_hour_W)
     later_W = np.concatenate([hour_W, snapshot_hour_W])
     shape = (NEW_WINDOWS + len(later_W), len(components))
     own = slice(NEW_WINDOWS, NEW_WINDOWS + len(hour_W))

@@ -5,6 +5,7 @@ They import the kernel, whose compiler is an extra, only when they simulate.
 
 import asyncio
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +96,7 @@ def generate(
             raise InputError("expected either --out or --store: name one place to write to", "out")
         order = Order(
             read_machine(machine), machines, hours, start, seed, sample, window_s, wearing,
-            sensor_faults, first, faults=dict(map(_severity_of, fault or ())),
+            sensor_faults, first, faults=_severities(fault or ()),
         ).checked()  # fmt: skip
         if out is None:
             generate_into_store(order, Settings().at(dsn))
@@ -202,21 +203,27 @@ def record_live_machines(
         print(f"recorded two simulated machines in {out}")
 
 
-def _severity_of(text: str) -> tuple[str, float]:
-    """Return the fault and the severity of `NAME=SEVERITY`.
+def _severities(texts: Sequence[str]) -> dict[str, float]:
+    """Return the severities of faults by name, from texts `NAME=SEVERITY`.
 
     Raises:
-        InputError: it is not of this form.
+        InputError: one is not of this form, or a fault is named twice.
     """
-    name, _, number = text.partition("=")
-    try:
-        return name, float(number)
-    except ValueError:
-        raise InputError(
-            f"expected a fault as component.fault=SEVERITY, found '{text}': write it such as "
-            "pump.leakage=0.6",
-            "fault",
-        ) from None
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            severity = float(number)
+        except ValueError:
+            raise InputError(
+                f"expected a fault as component.fault=SEVERITY, found '{text}': write it such as "
+                "pump.leakage=0.6",
+                "fault",
+            ) from None
+        if name in found:
+            raise InputError(f"expected each fault once, found '{name}' twice: name one", "fault")
+        found[name] = severity
+    return found
 
 
 def _need_extra(*others: str) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from app.core.errors import ConflictError
 from app.features.baseline import Baseline
 from app.features.references import LEAST_WINDOWS
 from app.store.baselines import NewBaseline
@@ -14,7 +15,9 @@ ACTOR = "demo"
 async def put_as_new(
     store: Store, equipment_id: str, revision: str, baseline: Baseline, history: datetime
 ) -> None:
-    """Put the baseline of a simulated machine in force, as of the day before the last one.
+    """Put the baseline of a simulated machine in force, unless it has one by somebody else.
+
+    Its interval ends one day before the readings begin.
 
     Args:
         store: has the machine.
@@ -22,8 +25,16 @@ async def put_as_new(
         revision: of its topology.
         baseline: of the machine.
         history: when its readings begin.
+
+    Raises:
+        ConflictError: the machine has another topology by now.
     """
-    await store.put_baseline(
+    record = await store.get_equipment(equipment_id)
+    if record is not None and record.baseline_id:
+        in_force = (await store.baselines([record.baseline_id]))[record.baseline_id]
+        if in_force.recorded_by != ACTOR:
+            return
+    is_put = await store.put_baseline(
         equipment_id,
         revision,
         NewBaseline(
@@ -37,3 +48,8 @@ async def put_as_new(
         ),
         ACTOR,
     )
+    if not is_put:
+        raise ConflictError(
+            f"expected the topology of '{equipment_id}' not to change while its baseline is put in "
+            "force, found another one: repeat the command"
+        )

@@ -96,6 +96,7 @@ class Manifest(TypedDict):
     seconds: int
     wearing: float
     sensor_faults: float
+    faults: dict[str, float]
     readings: int
 
 

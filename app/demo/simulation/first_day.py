@@ -1,4 +1,4 @@
-"""The baseline of a simulated machine from a first day as new, as training has it.
+"""The baseline of a simulated machine from a first day as new, such as training machines have.
 
 A history is too coarse, or begins too worn, to record a baseline from. Shapes: N windows,
 T seconds, S sensors.
@@ -18,7 +18,7 @@ from app.features.references import LEAST_WINDOWS, baseline_of, observe
 AS_NEW_H = -2_000.0
 """Operating hour at which the first day begins, so that its season is another one."""
 FIRST_WINDOW = 1_000_000
-"""Number of its first window: its chance is not that of a window of the history."""
+"""Number of its first window: its random numbers differ from those of the history."""
 
 Record = Callable[[Unit, Doubles], Floats]
 """Simulates windows that begin at some operating hours, [N, T, S]."""

@@ -37,7 +37,7 @@ from app.demo.simulation.history import (
     sampled_hours,
 )
 from app.demo.simulation.machine import MachineDesign
-from app.demo.simulation.wear import WearPlan, healthy_plan
+from app.demo.simulation.wear import WearPlan, healthy_plan, mode_of
 from app.store.labels import ConditionLabel
 from app.store.readings import CHUNK, Readings
 from app.store.store import Store
@@ -62,7 +62,7 @@ class Order(NamedTuple):
         first: number of the first machine.
         prefix: of the equipment ids; None for the name of the design.
         faults: severity at the end of the history of faults that begin with it, by
-            `component.fault`; beside those that are drawn.
+            `component.fault`; of their components nothing else is drawn.
     """
 
     design: MachineDesign
@@ -95,7 +95,15 @@ class Order(NamedTuple):
                 f"{self.windows}: take fewer, or leave --sample out for every second",
                 "sample",
             )
-        self._with_faults(healthy_plan(self.design.circuit.modes, self.hours))
+        modes = self.design.circuit.modes
+        self._with_faults(healthy_plan(modes, self.hours))
+        components = [modes[mode_of(modes, name)].component for name in self.faults]
+        twice = sorted({each for each in components if components.count(each) > 1})
+        if twice:
+            raise InputError(
+                f"expected one fault of a component, found several of {', '.join(twice)}: name one",
+                "fault",
+            )
         return self
 
     def units(self) -> Iterator[Unit]:
@@ -173,6 +181,7 @@ def generate_files(order: Order, out: Path, report: Callable[[int, int], None]) 
         seconds=order.seconds,
         wearing=order.wearing,
         sensor_faults=order.sensor_faults,
+        faults=dict(order.faults),
         readings=readings,
     )
     write_manifest(out, manifest)
@@ -195,6 +204,7 @@ async def store_histories(
 
     Raises:
         StoreError: the store refused or can't be reached; reported machines are written.
+        InputError: a machine has other readings at this time.
     """
     await store.migrate()
     progress = Progress(0, order.machines)
@@ -203,7 +213,14 @@ async def store_histories(
         recordings = order.recordings(unit)
         while (recording := await asyncio.to_thread(next, recordings, None)) is not None:
             for block in blocks_of(unit, recording, order.start):
-                progress = progress.after(0, await store.ingest_many([block]))
+                ingested = await store.ingest_many([block])
+                if ingested.conflicts:
+                    raise InputError(
+                        f"expected no readings of '{unit.equipment_id}' at this time, found other "
+                        "ones, which are kept: give other numbers by --first, or another --start",
+                        "first",
+                    )
+                progress = progress.after(0, ingested)
             labels = [label_of(each, order.start) for each in labels_of(unit, recording)]
             await store.put_labels(unit.equipment_id, labels)
         progress = progress._replace(done=progress.done + 1)

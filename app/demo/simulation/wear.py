@@ -129,7 +129,10 @@ class WearPlan:
             for each in self.trajectories
             if self.modes[each.mode].component != component or each.repaired_h <= start_h
         ]
-        return WearPlan(self.modes, (*kept, new), self.repairs)
+        repairs = tuple(
+            each for each in self.repairs if each.component != component or each.hour <= start_h
+        )
+        return WearPlan(self.modes, (*kept, new), repairs)
 
 
 def mode_of(modes: Sequence[Mode], name: str) -> int:

@@ -23,7 +23,7 @@ from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.features.references import baseline_of, observe
-from app.features.spec import FeatureSpec
+from app.features.spec import FeatureSpec, Limits
 from app.schemas.equipment import Equipment
 from tests.network import rig_spec
 from tests.rig import rig_block
@@ -151,13 +151,24 @@ def test_trained_design_needs_a_baseline_where_its_references_are_of_several_mac
     machines: int | None,
 ) -> None:
     stated = {} if machines is None else {RIG.design: machines}
-    spec = machine_spec().model_copy(update={"baseline_machines": stated})
+    limits = Limits(window=0.0, sensors=dict.fromkeys(RIG.sensor_ids, 0.0))
+    spec = machine_spec().model_copy(
+        update={"baseline_machines": stated, "limits": {RIG.design: limits}}
+    )
     values_WSN, _ = cycles()
     healthy_WSN = np.tile(values_WSN[:8], (4, 1, 1))
-    _, quality = build_windows(values_WSN[:1], plan_windows(RIG, spec))
+    _, quality = build_windows(values_WSN[:1] + 90.0, plan_windows(RIG, spec))
     assert quality.lacks_baseline == (machines in (None, 2))
+    (of_window,) = quality.windows(RIG.sensor_ids)
+    assert bool(of_window.beyond) != quality.lacks_baseline
+    assert of_window.unusual != quality.lacks_baseline
     plan = plan_windows(RIG, spec, baseline_of(observe(healthy_WSN, RIG), RIG))
     assert not build_windows(values_WSN[:1], plan)[1].lacks_baseline
+    partial = healthy_WSN.copy()
+    partial[:, 0] = np.nan
+    plan = plan_windows(RIG, spec, baseline_of(observe(partial, RIG), RIG))
+    _, quality = build_windows(values_WSN[:1], plan)
+    assert quality.unreferenced_S[0] == (machines in (None, 2))
     # references of a design are enough where training had no baselines
     assert not build_windows(values_WSN[:1], plan_windows(RIG, rig_spec()))[1].lacks_baseline
 

@@ -23,6 +23,7 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.machines import make_machine
 from tests.rig import rig_block, rig_cycle
+from tests.small import press, wave
 
 SHIPPED = PROJECT_DIR / "app" / "weights" / "2"
 START_US = 1_767_225_600_000_000
@@ -89,10 +90,10 @@ async def test_labelled_windows_of_the_store_are_scored(store: Store):
     checkpoint = validate(SHIPPED, None)
     rig = rig_equipment()
     await store.put_equipment(rig)
-    assert await reference_score(checkpoint, await store.list_equipment(), store) == []
+    assert await reference_score(checkpoint, await store.list_equipment(), store) == ([], [])
     await put_cycles(store, rig, START_US)
     await store.put_equipment(make_machine())
-    scores = await reference_score(checkpoint, await store.list_equipment(), store)
+    scores, _ = await reference_score(checkpoint, await store.list_equipment(), store)
     assert {score.component_id for score in scores} == {"cooler", "valve", "pump", "accumulator"}
     assert [(score.right, score.windows) for score in scores] == [(3, 3)] * 4
     assert {score.design for score in scores} == {rig.design}
@@ -106,7 +107,7 @@ async def test_machine_with_other_offsets_is_scored_by_its_baseline_and_not_with
     await put_cycles(store, rig, START_US, shift)
 
     async def right() -> int:
-        scores = await reference_score(checkpoint, await store.list_equipment(), store)
+        scores, _ = await reference_score(checkpoint, await store.list_equipment(), store)
         return sum(each.right for each in scores)
 
     assert await right() < 12
@@ -124,9 +125,25 @@ async def test_machine_with_other_offsets_is_scored_by_its_baseline_and_not_with
 
     spec = checkpoint.feature_spec.model_copy(update={"normalisation": "machine"})
     needing = replace(checkpoint, feature_spec=spec)
-    assert await reference_score(needing, await store.list_equipment(), store)
+    assert (await reference_score(needing, await store.list_equipment(), store)).components
     await store.delete_baseline(rig.equipment_id, "test")
-    assert await reference_score(needing, await store.list_equipment(), store) == []
+    scores, (line,) = await reference_score(needing, await store.list_equipment(), store)
+    assert scores == []
+    assert f"'{rig.equipment_id}': expected a baseline" in line
+
+
+async def test_baseline_of_an_earlier_topology_leaves_its_machine_out(store: Store):
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    await put_cycles(store, rig, START_US)
+    found = baseline_of(observe(wave(30, 4), press()), press())
+    at = datetime(2025, 12, 1, tzinfo=UTC)
+    new = NewBaseline("a", at, at + timedelta(days=1), 24, (), (), found.model_dump_json())
+    assert await store.put_baseline(rig.equipment_id, rig.revision, new, "test")
+    scores, (line,) = await reference_score(checkpoint, await store.list_equipment(), store)
+    assert scores == []
+    assert line.startswith(f"'{rig.equipment_id}': expected")
 
 
 async def test_windows_of_the_training_data_are_excluded(store: Store):
@@ -135,7 +152,7 @@ async def test_windows_of_the_training_data_are_excluded(store: Store):
     await store.put_equipment(rig)
     # the first begins within the data interval, the others right after it
     await put_cycles(store, rig, round(checkpoint.manifest.data.end.timestamp() * 1e6) - 60_000_000)
-    scores = await reference_score(checkpoint, await store.list_equipment(), store)
+    scores, _ = await reference_score(checkpoint, await store.list_equipment(), store)
     assert [score.windows for score in scores] == [2] * 4
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from app.demo.simulation.history import draw_unit, sampled_hours
 from app.demo.simulation.machine import read_machine
+from app.demo.simulation.wear import healthy_plan
 from train.data import simulated_windows as simulated
 from train.data.labels import HOUR_US
 from train.data.simulated_windows import SimulatedMachines, simulated_windows
@@ -52,7 +53,25 @@ def test_labels_are_those_of_the_simulation_and_remaining_life_begins_with_wear(
                 assert np.isnan(labels.rul_WV[row, v])
 
 
-def test_snapshots_have_a_few_faults_of_their_own_which_the_readings_show(tmp_path: Path) -> None:
+def test_readings_of_a_snapshot_are_those_of_its_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ORDER._replace(machines=1, windows=1, snapshots=6)
+    worn = simulated_windows(tmp_path / "worn", order)
+    monkeypatch.setattr(
+        simulated, "_snapshots", lambda unit, *_: healthy_plan(unit.plan.modes, 1e6)
+    )
+    new = simulated_windows(tmp_path / "new", order)
+    assert (new.labels.health_WV[3:] == 1).all()
+    is_worn_W = (worn.labels.health_WV[3:] < 0.9).any(1)
+    assert is_worn_W.sum() > 0
+    apart_W = np.abs(worn.values(np.arange(3, 9)) - new.values(np.arange(3, 9))).max((1, 2))
+    assert (apart_W[is_worn_W] > 0).all()
+    is_new_W = (worn.labels.health_WV[3:] == 1).all(1)
+    assert (apart_W[is_new_W] == 0).all()
+
+
+def test_snapshots_have_a_few_faults_of_their_own(tmp_path: Path) -> None:
     order = ORDER._replace(windows=1, snapshots=12)
     windows = simulated_windows(tmp_path / "one", order)
     labels = windows.labels

@@ -53,6 +53,7 @@ Charge = Callable[[int], None]
 _BEGIN = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"items"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*')
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _END = re.compile(r"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*\Z")
+_LIST_END = re.compile(r"[ \t\r\n]*\][ \t\r\n]*(?=[,\w\"])")
 _DECODER = json.JSONDecoder()
 SHOWN = 60
 """Characters of a body that a message repeats."""
@@ -271,7 +272,7 @@ def _is_background(request: Request) -> bool:
 async def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
     """Parse the body of a batch into its requests; an invalid item becomes its error.
 
-    Items are parsed and validated in turns with other requests, so a large body delays none.
+    Items are parsed and validated in turns with other requests; one item is not divided.
 
     Raises:
         InputError: the body as a whole is no batch.
@@ -300,15 +301,12 @@ def _items(body: bytes) -> Iterator[object]:
     Raises:
         InputError: the body is no JSON object with a list `items` and nothing else.
     """
+    place = 0
     try:
         text = body.decode()
         begin = _BEGIN.match(text)
         if begin is None:
-            raise InputError(
-                "expected an object with a list `items` and nothing else, found text that begins "
-                f"with {shown(text[:SHOWN])}",
-                "items",
-            )
+            raise _other_layout(text, place)
         place = begin.end()
         is_last = _END.match(text, place) is not None
         while not is_last:
@@ -323,15 +321,25 @@ def _after_item(text: str, place: int) -> tuple[int, bool]:
     """Return where the next item begins, and whether there is none.
 
     Raises:
-        ValueError: neither another item nor the end of the batch follows.
+        ValueError: neither another item nor the end of the list follows.
+        InputError: the object has more than the list.
     """
     if _END.match(text, place):
         return place, True
     comma = _COMMA.match(text, place)
+    if comma is None and (end := _LIST_END.match(text, place)):
+        raise _other_layout(text, end.end())
     if comma is None:
         found = shown(text[place : place + SHOWN])
         raise ValueError(f"`,` or `]}}` missing at character {place}, before {found}")
     return comma.end(), False
+
+
+def _other_layout(text: str, place: int) -> InputError:
+    found = f"{shown(text[place : place + SHOWN])} at character {place}"
+    return InputError(
+        f"expected an object with a list `items` and nothing else, found {found}", "items"
+    )
 
 
 def _parse_item(item: object) -> DiagnosisRequest | Exception:

@@ -50,12 +50,20 @@ def test_generate_lets_a_named_fault_grow_and_refuses_one_that_is_none(tmp_path,
     ):
         assert main([*command, *quiet, "--fault", text]) == 1
         assert message in capsys.readouterr().err
+    for texts, message in (
+        (("pump.leakage=0.6", "pump.leakage=0.2"), "found 'pump.leakage' twice"),
+        (("pump.leakage=0.6", "pump.bearing_wear=0.2"), "found several of pump"),
+    ):
+        faults = [word for text in texts for word in ("--fault", text)]
+        assert main([*command, *quiet, *faults]) == 1
+        assert message in capsys.readouterr().err
     assert not out.exists()
     assert main([*command, *quiet, "--fault", "pump.leakage=0.6"]) == 0
     labels = pq.read_table(out / "labels.parquet").to_pylist()
     found = [each for each in labels if each["health"] < 1]
     assert {(each["component_id"], each["fault"]) for each in found} == {("pump", "leakage")}
     assert 0.3 < 1 - found[-1]["health"] < 0.6
+    assert json.loads((out / "manifest.json").read_text())["faults"] == {"pump.leakage": 0.6}
 
 
 def test_generate_needs_one_place_to_write_to(capsys):

@@ -34,6 +34,9 @@ class Kept:
         self.baselines.append(new)
         return True
 
+    async def get_equipment(self, _: str) -> None:
+        return None
+
     async def put_equipment(self, equipment: Equipment) -> None:
         self.equipment.append(equipment)
 
