@@ -16,6 +16,7 @@ from app.demo.simulation.machine import read_machine
 from app.demo.simulation.wear import healthy_plan
 from app.features.baseline import Baseline
 from app.schemas.topology import read_equipment
+from app.store.baselines import NewBaseline
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -107,6 +108,30 @@ async def test_machines_readings_and_health_labels_go_into_the_store(store):
     labels = await store.read_labels("cnc-002")
     assert len(labels) == 3 * len(record.equipment.components)
     assert any(label.health is not None and label.health < 1 for label in labels)
+
+
+async def test_other_readings_at_this_time_are_kept_and_said(store):
+    short = order(sensor_faults=0.0)
+    await store_histories(store, short, lambda _: None)
+    before = await store.read_labels("cnc-002")
+    with pytest.raises(InputError, match="no readings of 'cnc-001' at this time, found other"):
+        await store_histories(store, short._replace(seed=99), lambda _: None)
+    assert await store.read_labels("cnc-002") == before
+
+
+async def test_baseline_that_somebody_recorded_is_kept(store):
+    short = order(sensor_faults=0.0)
+    await store_histories(store, short, lambda _: None)
+    record = await store.get_equipment("cnc-001")
+    (demo,) = (await store.baselines([record.baseline_id])).values()
+    await store.put_baseline(
+        "cnc-001",
+        record.equipment.revision,
+        NewBaseline("mine", demo.start, demo.end, 24, (), (), demo.moments),
+        "operator",
+    )
+    await store_histories(store, short, lambda _: None)
+    assert (await store.get_equipment("cnc-001")).baseline_id == "mine"
 
 
 async def test_the_feed_ends_at_the_present_and_sees_injected_faults(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.core.errors import ReadingError
 from app.demo.simulation.circuit import Mode
-from app.demo.simulation.wear import Trajectory, WearPlan, draw_plan, healthy_plan
+from app.demo.simulation.wear import Repair, Trajectory, WearPlan, draw_plan, healthy_plan
 
 MODES = (
     Mode("pump", "leakage", 1_000.0),
@@ -66,6 +66,12 @@ def test_an_injected_fault_reaches_its_severity_after_its_hours():
     plan = healthy_plan(MODES, 1_000.0).injected("stiction", 0.8, 10.0, 4.0)
     assert plan.severities(14.0)[2] == pytest.approx(0.8)
     assert plan.condition("valve", 12.0).health == pytest.approx(0.6)
+
+
+def test_an_injected_fault_takes_the_place_of_later_repairs_of_its_component():
+    repairs = (Repair("valve", 5.0), Repair("valve", 50.0), Repair("pump", 60.0))
+    plan = WearPlan(MODES, (), repairs).injected("stiction", 0.8, 10.0, 4.0)
+    assert plan.repairs == (repairs[0], repairs[2])
 
 
 @pytest.mark.parametrize(
