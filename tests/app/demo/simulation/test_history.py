@@ -115,7 +115,7 @@ async def test_other_readings_at_this_time_are_kept_and_said(store):
     await store_histories(store, short, lambda _: None)
     before = await store.read_labels("cnc-002")
     with pytest.raises(InputError, match="no readings of 'cnc-001' at this time, found other"):
-        await store_histories(store, short._replace(seed=99), lambda _: None)
+        await store_histories(store, short._replace(faults={"pump.leakage": 0.9}), lambda _: None)
     assert await store.read_labels("cnc-002") == before
 
 
