@@ -34,6 +34,9 @@ PAUSE_S = 1.0
 MOST_CAUSES = 3
 """Components that a verdict names."""
 MOST_EVIDENCE = 4
+DAY_S = 86_400.0
+MOST_DAYS_IN_SECONDS = 2.0
+"""Age from which on that line counts days."""
 STALE_S = 300.0
 """Age of the newest reading that is worth a line."""
 Url = Annotated[
@@ -247,5 +250,7 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         ranked = f"; likely cause: {', '.join(likely[:MOST_CAUSES])}" if likely else ""
         found.append(f"verdict {diagnosis.verdict}{ranked}")
     if quality.stale_s is not None and quality.stale_s > STALE_S:
-        found.append(f"newest reading {quality.stale_s:.0f} s old")
+        days = quality.stale_s / DAY_S
+        age = f"{days:.0f} days" if days > MOST_DAYS_IN_SECONDS else f"{quality.stale_s:.0f} s"
+        found.append(f"newest reading {age} old")
     return found
