@@ -85,19 +85,7 @@ def _tls() -> tuple[str, str]:
     return str(settings.tls_certificate or ""), settings.tls_bind
 
 
-_WATCH = """
-started() {  # when a process began, which its id alone does not identify; nothing of an ended one
-    read -r text 2>/dev/null < "/proc/$1/stat" || return
-    set -- ${text##*) }
-    [ "$1" = Z ] || echo "${20}"
-}
-raylet=$(started "$1") haproxy=$(started "$2")
-while [ -n "$haproxy" ] && [ "$(started "$2")" = "$haproxy" ]; do
-    if [ -z "$raylet" ] || [ "$(started "$1")" != "$raylet" ]; then kill "$2"; exit; fi
-    sleep 2
-done
-"""
-"""Ends the process $2 once the process $1 has ended."""
+_WATCH = Path(__file__).with_name("haproxy_watch.py")
 
 
 def _parent_of(process_id: int) -> int:
@@ -115,7 +103,7 @@ def end_with_node() -> None:
         return
     raylet = _parent_of(os.getppid())
     subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "watch", str(raylet), str(os.getpid())],
+        [sys.executable, "-S", "-I", str(_WATCH), str(raylet), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
