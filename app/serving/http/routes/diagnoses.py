@@ -304,6 +304,12 @@ def _items(body: bytes) -> Iterator[object]:
     place = 0
     try:
         text = body.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"expected JSON in UTF-8, found other bytes at position {error.start}: encode the body "
+            "as UTF-8"
+        ) from error
+    try:
         begin = _BEGIN.match(text)
         if begin is None:
             raise _other_layout(text, place)
@@ -313,8 +319,14 @@ def _items(body: bytes) -> Iterator[object]:
             item, place = _DECODER.raw_decode(text, place)
             yield item
             place, is_last = _after_item(text, place)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"expected JSON, found text that does not parse: {error}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"expected JSON of a few levels, found deeper nesting after character {place}: send "
+            "the items flat",
+            "items",
+        ) from error
 
 
 def _after_item(text: str, place: int) -> tuple[int, bool]:
