@@ -197,10 +197,11 @@ def plan_quality(
     equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None = None
 ) -> QualityPlan:
     """Return the plan of a topology, a feature spec and a baseline of the machine, if any."""
-    lacks_baseline = baseline is None and spec.needs_baseline(equipment.design)
+    needs_baseline = spec.needs_baseline(equipment.design)
+    lacks_baseline = needs_baseline and baseline is None
     novelty = plan_range_novelty(equipment, spec)
     references = references_of(equipment, spec, baseline)
-    if baseline is not None and spec.needs_baseline(equipment.design):
+    if needs_baseline and baseline is not None:
         references = {name: found for name, found in references.items() if name in baseline.sensors}
     reached = equipment.reached_from(placed.component_index for placed in equipment.sensors)
     return QualityPlan(

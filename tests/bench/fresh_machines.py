@@ -23,10 +23,9 @@ from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
 from app.core.settings import PROJECT_DIR
 from app.demo.simulation.first_day import baseline_as_new
-from app.demo.simulation.history import Unit, draw_unit, record_windows
+from app.demo.simulation.history import draw_unit
 from app.demo.simulation.instruments import FAULT_KINDS, FaultKind
 from app.demo.simulation.machine import MachineDesign, machine_files, read_machine
-from app.demo.simulation.wear import constant_plan
 from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
@@ -38,13 +37,14 @@ from app.schemas.diagnosed_input import Window
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from tests.bench.compare import Bench
-from tests.bench.sensors import HOURS, SEVERE, WINDOWS, with_sensor_fault
+from tests.bench.sensors import HOURS, SEVERE, WINDOWS, sampled_windows, with_sensor_fault
 
 WEIGHTS = PROJECT_DIR / "app/weights/1"
 SEED = 4_711
 """Of the machines; training and every choice used others."""
 SHARES = (0.3, 0.5, 0.2)
 """Of windows with no fault, one and two."""
+LEAST_SEVERITY = 0.02
 BINS = np.linspace(0.0, 1.0, 11)
 """Of severity; each counts alike."""
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,7 +116,7 @@ def _measure(design: MachineDesign, machines: int, version: Version) -> dict[str
         unit = draw_unit(design, index, SEED, HOURS, wearing=0.0, sensor_faults=0.0)
         equipment = design.equipment(unit.equipment_id)
         baseline = baseline_as_new(unit)
-        values_WSN, severity_WV = _windows(unit, random)
+        values_WSN, severity_WV = sampled_windows(unit, random, SHARES, LEAST_SEVERITY)
         answers = version.diagnoses(values_WSN, equipment, baseline)
         cases += map(Case, values_WSN, severity_WV, answers)
         answers = version.pooled().diagnoses(values_WSN, equipment, None)
@@ -140,26 +140,6 @@ def _measure(design: MachineDesign, machines: int, version: Version) -> dict[str
             if rows
         },
     }
-
-
-def _windows(unit: Unit, random: np.random.Generator) -> tuple[Floats, Doubles]:
-    """Return windows of a machine at hours and with faults of their own."""
-    design, modes = unit.design, unit.design.circuit.modes
-    names = design.equipment("any").component_ids
-    severity_WV = np.zeros((WINDOWS, len(names)))
-    values = []
-    for window in range(WINDOWS):
-        count = int(random.choice(3, p=SHARES))
-        chosen = random.choice(len(modes), count, replace=False).tolist()
-        sizes = {mode: float(random.uniform(0.02, 1.0)) for mode in chosen}
-        for mode, size in sizes.items():
-            place = names.index(modes[mode].component)
-            severity_WV[window, place] = max(severity_WV[window, place], size)
-        worn = unit.with_plan(constant_plan(modes, sizes))
-        hour_W = random.uniform(0.0, HOURS, 1)
-        found = record_windows(worn, hour_W, round(design.window.window_s), window)
-        values.append(found[0].values_TS.T)
-    return np.stack(values).astype(np.float32), severity_WV
 
 
 def _health(cases: Sequence[Case]) -> Mapping[str, float]:

@@ -10,7 +10,7 @@ with the health of extra trees in place of a network's. Nothing is chosen on the
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from app.checkpoint.predictor import open_predictor
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import CYCLE_S, GRADED_COMPONENTS, read_blocks
-from app.demo.simulation.history import draw_unit, record_windows
+from app.demo.simulation.history import Unit, draw_unit, record_windows
 from app.demo.simulation.instruments import FAULT_KINDS, OTHER_UNIT, FaultKind, SensorFault, faulty
 from app.demo.simulation.machine import MachineDesign, machine_files, read_machine
 from app.demo.simulation.wear import constant_plan
@@ -44,6 +44,9 @@ from train.linear.sensor_model import fit_sensor_model
 HOURS = 8_000.0
 WINDOWS = 12
 """Windows of each machine."""
+SHARES = (0.35, 0.5, 0.15)
+"""Of windows with no fault, one and two."""
+LEAST_SEVERITY = 0.05
 SEVERE = 0.4
 ANOMALOUS = 3.0
 TREES = 150
@@ -75,30 +78,49 @@ def measure_all(machines: int, scored: int) -> dict[str, object]:
 
 
 def sample(design: MachineDesign, machines: int, seed: int) -> Sampled:
-    """Simulate windows: a third of them as new, half with one fault, the others with two."""
+    """Simulate windows of machines: a third as new, half with one fault, the others with two."""
     random = np.random.default_rng(seed)
-    modes = design.circuit.modes
-    names = design.equipment("any").component_ids
-    values, severities, numbers = [], [], []
+    found = []
     for index in range(1, machines + 1):
         unit = draw_unit(design, index, seed, HOURS, wearing=0.0, sensor_faults=0.0)
-        for window in range(WINDOWS):
-            count = random.choice([0, 1, 2], p=[0.35, 0.5, 0.15])
-            chosen = random.choice(len(modes), count, replace=False).tolist()
-            faults = {mode: float(random.uniform(0.05, 1.0)) for mode in chosen}
-            worn = unit.with_plan(constant_plan(modes, faults))
-            hour_W = random.uniform(0.0, HOURS, 1)
-            seconds = round(design.window.window_s)
-            values.append(record_windows(worn, hour_W, seconds, window)[0].values_TS.T)
-            severity_V = np.zeros(len(names))
-            for mode, size in faults.items():
-                place = names.index(modes[mode].component)
-                severity_V[place] = max(severity_V[place], size)
-            severities.append(severity_V)
-            numbers.append(index - 1)
+        found.append(sampled_windows(unit, random, SHARES, LEAST_SEVERITY))
     return Sampled(
-        np.stack(values).astype(np.float32), np.stack(severities), np.array(numbers, np.int64)
+        np.concatenate([values_WSN for values_WSN, _ in found]),
+        np.concatenate([severity_WV for _, severity_WV in found]),
+        np.repeat(np.arange(machines, dtype=np.int64), WINDOWS),
     )
+
+
+def sampled_windows(
+    unit: Unit, random: np.random.Generator, shares: Sequence[float], least_severity: float
+) -> tuple[Floats, Doubles]:
+    """Simulate windows of a machine, each at an hour and with faults of its own.
+
+    Args:
+        unit: the machine.
+        random: source of chance.
+        shares: of windows with no fault, one, two and so on.
+        least_severity: severities are even from here to 1.
+
+    Returns:
+        The windows [W, S, N], and the severity of each component [W, V].
+    """
+    modes = unit.design.circuit.modes
+    names = unit.design.equipment("any").component_ids
+    severity_WV = np.zeros((WINDOWS, len(names)))
+    values = []
+    for window in range(WINDOWS):
+        count = int(random.choice(len(shares), p=shares))
+        chosen = random.choice(len(modes), count, replace=False).tolist()
+        faults = {mode: float(random.uniform(least_severity, 1.0)) for mode in chosen}
+        for mode, size in faults.items():
+            place = names.index(modes[mode].component)
+            severity_WV[window, place] = max(severity_WV[window, place], size)
+        worn = unit.with_plan(constant_plan(modes, faults))
+        hour_W = random.uniform(0.0, HOURS, 1)
+        seconds = round(unit.design.window.window_s)
+        values.append(record_windows(worn, hour_W, seconds, window)[0].values_TS.T)
+    return np.stack(values).astype(np.float32), severity_WV
 
 
 def _measure(design: MachineDesign, machines: int, scored: int) -> dict[str, object]:
