@@ -32,9 +32,9 @@ from app.demo.simulation.layout import (
 from app.demo.simulation.physics import (
     ATMOSPHERE_PA,
     EVAPORATING_PA,
-    gas_compliance,
     growth,
     kinematic_viscosity,
+    stored_oil,
 )
 from app.demo.simulation.readout import sample_second, sample_steps, warm
 
@@ -105,6 +105,8 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
     signal, opening = np.empty(layout.signals), np.empty(n_branches)
     flow, slope_a, slope_b = np.empty(n_branches), np.empty(n_branches), np.empty(n_branches)
     rigid, airy, grown = np.empty(n_nodes), np.empty(n_nodes), np.empty(n_nodes)
+    charge, gas = one.node[Node.gas_pressure], one.node[Node.gas_volume]
+    exponent = one.node[Node.gas_exponent]
     owed = np.zeros(n_nodes)
     before, change = np.empty(n_nodes), np.empty(n_nodes)
     matrix = np.empty((n_nodes, n_nodes))
@@ -139,7 +141,9 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
             for iteration in range(ITERATIONS):
                 matrix[:, :] = 0.0
                 for i in range(1, n_nodes):
-                    grown[i], slope = growth(rigid[i], airy[i], before[i], p[i])
+                    grown[i], slope = _grown(
+                        charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                    )
                     matrix[i, i] = slope / dt
                     change[i] = (owed[i] - grown[i]) / dt
                 branch_flows(one, signal, opening, viscosity, flow, slope_a, slope_b)
@@ -203,10 +207,14 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                 pushed = area_a[a] * change[i] - area_b[a] * change[j] + area_c[a] * change[c]
                 moving[a] += gain[a] * pushed
             for i in range(1, n_nodes):
-                _, slope = growth(rigid[i], airy[i], before[i], p[i])
+                _, slope = _grown(
+                    charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                )
                 balanced = grown[i] + slope * change[i]
                 p[i] += change[i]
-                grown[i], _ = growth(rigid[i], airy[i], before[i], p[i])
+                grown[i], _ = _grown(
+                    charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                )
                 # what the linearised balance left over is part of the next step's
                 owed[i] = balanced - grown[i]
                 counters[Counter.stored] += grown[i] * p[i]
@@ -283,7 +291,7 @@ def viscosity_of(one: One) -> float:
 
 @compiled
 def _volumes(one: One, rigid: Floats, airy: Floats) -> None:
-    """Set the parts of each node's compliance: of oil and gas, and of the air in the oil."""
+    """Set the parts of each node's compliance: of the oil, and of the air in it."""
     bulk, air = one.system[System.bulk_modulus], one.system[System.air]
     for i in range(rigid.shape[0]):
         volume = one.node[Node.volume, i]
@@ -291,12 +299,26 @@ def _volumes(one: One, rigid: Floats, airy: Floats) -> None:
         airy[i] = volume * air * ATMOSPHERE_PA
         if one.layout.node_is_gas[i] == 1:
             airy[i] = 0.0
-            rigid[i] += gas_compliance(
-                one.pressure[i],
-                one.node[Node.gas_pressure, i],
-                one.node[Node.gas_volume, i],
-                one.node[Node.gas_exponent, i],
-            )
+
+
+@compiled
+def _grown(
+    charge: float, volume: float, exponent: float,
+    rigid: float, airy: float, before: float, now: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Return how much more oil a node takes at its present pressure than before, and the slope.
+
+    Exact also for gas, of which `volume` is above 0: its compliance at the beginning of a step
+    would take more oil at each rise of pressure than the next fall gives back, and accumulators
+    would fill up within hours.
+    """
+    taken, slope = growth(rigid, airy, before, now)
+    if volume > 0.0:
+        at_start, _ = stored_oil(before, charge, volume, exponent)
+        at_end, compliance = stored_oil(now, charge, volume, exponent)
+        taken += at_end - at_start
+        slope += compliance
+    return taken, slope
 
 
 @compiled

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from app.demo.simulation.first_day import baseline_as_new
-from app.demo.simulation.history import Unit, draw_unit, record_windows
+from app.demo.simulation.history import Unit, draw_unit, record_gapless, record_windows
 from app.demo.simulation.live_files import (
     LIVE_WINDOWS,
     PAST_STEP,
@@ -29,6 +29,8 @@ SEED = 2026
 MACHINES = 2
 FIRST_SEVERITY, LAST_SEVERITY = 0.1, 0.6
 """Severity of the fault in the first earlier window and in the present."""
+SETTLING_H = 1.0
+"""Simulated before the hour that is replayed, so that oil and bodies are as warm as at its end."""
 
 
 def record_live(design: MachineDesign, out: Path) -> None:
@@ -50,24 +52,22 @@ def record_live(design: MachineDesign, out: Path) -> None:
 
 
 def _recorded(design: MachineDesign, new: Unit) -> LiveMachine:
-    hour_N: Doubles = np.arange(LIVE_WINDOWS, dtype=np.float64) - LIVE_WINDOWS
-    past_NTS = np.empty((0, *_windows(new, hour_N[:1], 0).shape[1:]), np.float32)
+    past: list[Floats] = []
     present = new
     if new.equipment_id == WORN and design.machine == WORN_DESIGN:
         step_h = PAST_STEP.total_seconds() / 3_600
-        past = []
         for number, severity in enumerate(
             np.linspace(FIRST_SEVERITY, LAST_SEVERITY, PAST_WINDOWS).tolist()
         ):
             hour = np.array([(number - PAST_WINDOWS + 1) * step_h])
             past.append(_windows(new.with_plan(_worn(design, severity)), hour, 100 + number))
-        past_NTS = np.concatenate(past)
         present = new.with_plan(_worn(design, LAST_SEVERITY))
+    live_NTS = _without_gap(present)
     return LiveMachine(
         design.equipment(new.equipment_id),
         baseline_as_new(new, lambda unit, hour_N: _windows(unit, hour_N, 1_000)),
-        past_NTS,
-        _windows(present, hour_N, 1),
+        np.concatenate(past) if past else live_NTS[:0],
+        live_NTS,
     )
 
 
@@ -77,10 +77,23 @@ def _worn(design: MachineDesign, severity: float) -> WearPlan:
 
 
 def _windows(unit: Unit, hour_N: Doubles, first: int) -> Floats:
-    """Simulate windows, [N, T, S], rounded."""
+    """Simulate windows, [N, T, S], rounded; each has a weather of its own."""
     seconds = round(unit.design.window.window_s)
     found = record_windows(unit, hour_N, seconds, first)
-    values_NTS = np.stack([each.values_TS for each in found])
+    return _rounded(unit, np.stack([each.values_TS for each in found]))
+
+
+def _without_gap(unit: Unit) -> Floats:
+    """Simulate the windows that are replayed, which follow each other, [N, T, S], rounded."""
+    seconds = round(unit.design.window.window_s)
+    live_h = LIVE_WINDOWS * seconds / 3_600
+    found = record_gapless(unit, 0.0, SETTLING_H + live_h)
+    values_TS = np.concatenate([each.values_TS for each in found])[-LIVE_WINDOWS * seconds :]
+    return _rounded(unit, values_TS.reshape(LIVE_WINDOWS, seconds, -1))
+
+
+def _rounded(unit: Unit, values_NTS: Doubles) -> Floats:
+    """Round values to half of each sensor's noise, within its range."""
     step_S = np.array(
         [
             0.5 * (0.002 * sensor.span if sensor.noise is None else sensor.noise)

@@ -50,16 +50,20 @@ def _air(absolute: float) -> tuple[float, float]:
 
 
 @compiled
-def gas_compliance(gauge_pa: float, charge: float, volume: float, exponent: float) -> float:
-    """Return dV/dp of an accumulator's gas, m3/Pa: p V^n is constant (Watton 2009, 3.9).
+def stored_oil(
+    gauge_pa: float, charge: float, volume: float, exponent: float
+) -> tuple[float, float]:
+    """Return the oil in an accumulator beyond that at its charge, m3, and its slope, m3/Pa.
 
-    Below its charge the bladder lies on the valve and only a little oil is left.
+    p V^n of the gas is constant (Watton 2009, 3.9). Below its charge the bladder lies on the valve
+    and only a little oil is left.
     """
-    if gauge_pa <= charge:
-        return 0.01 * volume / (exponent * (charge + ATMOSPHERE_PA))
     absolute, absolute_charge = gauge_pa + ATMOSPHERE_PA, charge + ATMOSPHERE_PA
+    if gauge_pa <= charge:
+        slope = 0.01 * volume / (exponent * absolute_charge)
+        return (gauge_pa - charge) * slope, slope
     gas = float(volume * (absolute_charge / absolute) ** (1.0 / exponent))
-    return gas / (exponent * absolute)
+    return volume - gas, gas / (exponent * absolute)
 
 
 @compiled
