@@ -165,6 +165,24 @@ def test_accumulator_holds_what_the_polytropic_law_says():
     assert math.isclose(taken, volume - start, rel_tol=0.01)
 
 
+def test_accumulator_holds_no_more_oil_after_a_hundred_cycles():
+    accumulator = {
+        "id": "accumulator", "kind": "accumulator", "at": "p", "volume_l": 5, "charge_bar": 60,
+        "sensors": [{"id": "pressure", "measures": "pressure", "at": "p", "range": [0, 300]}],
+    }  # fmt: skip
+    drive = {**DRIVE, "sensors": DRIVE_SENSORS}
+    design = machine(
+        components=[accumulator, {**RELIEF, "setting_signal": "command"}, drive, PUMP, TANK]
+    )
+    knots = [-1.0, *(6.0 * cycle + at for cycle in range(102) for at in (0, 2, 3, 5))]
+    commands = [[0.5], *([[0.5], [1.0], [1.0], [0.5]] * 102)]
+    out, few = run(design, 60, knots, commands)
+    assert np.ptp(out[0, -6:, 0]) > 80e5
+    _, many = run(design, 600, knots, commands)
+    taken = many.counters[0, Counter.into_circuit] - few.counters[0, Counter.into_circuit]
+    assert abs(taken) < 0.05e-3
+
+
 def test_volume_and_energy_balances_close_within_1_percent():
     for name in ("excavator", "injection_moulding", "cnc", "robot"):
         design = read_machine(name)
