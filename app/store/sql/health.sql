@@ -1,27 +1,31 @@
 -- Hourly health of components, and what keeps it right.
+-- Sums are of float8, exact up to 2^53, since a sum of bigint is numeric, which is slow. Ids are
+-- sorted by bytes, once, below the arrays.
 
 -- name: health_of_equipment
 -- Health of each component of a machine in [start, end), in hours or days ($4), oldest first.
 select
     component_id,
-    array_agg(bucket order by bucket) as times,
-    array_agg(diagnoses order by bucket) as diagnoses,
-    array_agg(health order by bucket) as health,
-    array_agg(lowest order by bucket) as lowest,
-    array_agg(highest order by bucket) as highest,
-    array_agg(watch order by bucket) as watch,
-    array_agg(degraded order by bucket) as degraded,
-    array_agg(critical order by bucket) as critical
+    array_agg(bucket) as times,
+    array_agg(diagnoses) as diagnoses,
+    array_agg(health) as health,
+    array_agg(lowest) as lowest,
+    array_agg(highest) as highest,
+    array_agg(watch) as watch,
+    array_agg(degraded) as degraded,
+    array_agg(critical) as critical
 from (
     select
-        component_id, date_trunc($4::text, hour, 'UTC') as bucket,
-        sum(diagnoses)::bigint as diagnoses,
-        least(1, greatest(0, sum(health_sum) / sum(diagnoses))) as health,
-        min(lowest) as lowest, max(highest) as highest, sum(watch)::bigint as watch,
-        sum(degraded)::bigint as degraded, sum(critical)::bigint as critical
+        component_id collate "C" as component_id,
+        case $4::text when 'hour' then hour else date_trunc($4::text, hour, 'UTC') end as bucket,
+        sum(diagnoses::float8)::bigint as diagnoses,
+        least(1, greatest(0, sum(health_sum) / sum(diagnoses::float8))) as health,
+        min(lowest) as lowest, max(highest) as highest, sum(watch::float8)::bigint as watch,
+        sum(degraded::float8)::bigint as degraded, sum(critical::float8)::bigint as critical
     from health_hourly
     where equipment_id = $1::text and hour >= $2::timestamptz and hour < $3::timestamptz
     group by 1, 2
+    order by 1, 2
 ) bucketed
 group by component_id
 order by component_id;
@@ -30,22 +34,24 @@ order by component_id;
 -- Mean health and states of each component over all machines in [start, end), in hours or days.
 select
     component_id,
-    array_agg(bucket order by bucket) as times,
-    array_agg(diagnoses order by bucket) as diagnoses,
-    array_agg(health order by bucket) as health,
-    array_agg(watch order by bucket) as watch,
-    array_agg(degraded order by bucket) as degraded,
-    array_agg(critical order by bucket) as critical
+    array_agg(bucket) as times,
+    array_agg(diagnoses) as diagnoses,
+    array_agg(health) as health,
+    array_agg(watch) as watch,
+    array_agg(degraded) as degraded,
+    array_agg(critical) as critical
 from (
     select
-        component_id, date_trunc($3::text, hour, 'UTC') as bucket,
-        sum(diagnoses)::bigint as diagnoses,
-        least(1, greatest(0, sum(health_sum) / sum(diagnoses))) as health,
-        sum(watch)::bigint as watch, sum(degraded)::bigint as degraded,
-        sum(critical)::bigint as critical
+        component_id collate "C" as component_id,
+        case $3::text when 'hour' then hour else date_trunc($3::text, hour, 'UTC') end as bucket,
+        sum(diagnoses::float8)::bigint as diagnoses,
+        least(1, greatest(0, sum(health_sum) / sum(diagnoses::float8))) as health,
+        sum(watch::float8)::bigint as watch, sum(degraded::float8)::bigint as degraded,
+        sum(critical::float8)::bigint as critical
     from fleet_health_hourly
     where hour >= $1::timestamptz and hour < $2::timestamptz
     group by 1, 2
+    order by 1, 2
 ) bucketed
 group by component_id
 order by component_id;
