@@ -7,20 +7,24 @@ Ray's files of its own, as machines have; they share the file system otherwise. 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import yaml
 
+from app.checkpoint.manifest import WEIGHTS
 from tests.chaos.database import Server, installed
 from tests.system import PROJECT_DIR, own_ports
 from tests.waiting import wait_until
@@ -28,7 +32,9 @@ from tests.waiting import wait_until
 BRIDGE = "hydbr"
 PREFIX = "hydn"
 NETWORK = "10.91.0"
-GCS_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 8265, 8000
+GCS_PORT, DASHBOARD_PORT, HTTP_PORT, REGISTRY_PORT = 6379, 8265, 8000, 5000
+HOST = f"{NETWORK}.254"
+"""Address of the machine that has the database and the model registry."""
 START_S = 420.0
 STARTS = 4
 DETECTION = {
@@ -147,6 +153,11 @@ class Cluster:
     config_path: Path
 
     @property
+    def registry_log(self) -> Path:
+        """File with the requests that the model registry answered."""
+        return self.config_path.parent / "mlflow.log"
+
+    @property
     def head(self) -> Node:
         """The node with Ray's GCS and Serve's controller."""
         return self.nodes[0]
@@ -207,9 +218,15 @@ class Cluster:
 
     def is_ready(self, node: Node) -> bool:
         """Return whether the service answers on a node."""
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{node.url}/health/ready", timeout=5).status_code == 200
-        return False
+        return _answers(f"{node.url}/health/ready")
+
+    def downloads(self) -> dict[str, int]:
+        """Return how often each node's address has fetched weights from the model registry."""
+        fetched = re.findall(
+            rf"({re.escape(NETWORK)}\.\d+):\d+ - \"GET \S+/{re.escape(WEIGHTS)} ",
+            self.registry_log.read_text(),
+        )
+        return dict(Counter(fetched))
 
     def wait_whole(self) -> None:
         """Wait until every node has an ingress and a model replica, and answers."""
@@ -226,13 +243,17 @@ class Cluster:
 
 
 def cluster_config() -> dict[str, Any]:
-    """Return the shipped configuration with a replica of each deployment on each node."""
+    """Return the shipped configuration with a replica of each deployment on each node.
+
+    The version comes from the model registry, as one that was trained does.
+    """
     config: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"] |= {"host": "0.0.0.0", "port": HTTP_PORT}
     config["applications"] = [
         each for each in config["applications"] if each["name"] in ("diagnostics", "model-1")
     ]
     diagnostics, model = config["applications"]
+    model["args"]["checkpoint"] = "registry:1"
     releases = diagnostics["deployments"][0]["user_config"]["traffic"]["releases"]
     del releases[1]
     for deployment in (*diagnostics["deployments"], *model["deployments"]):
@@ -243,8 +264,11 @@ def cluster_config() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Start three nodes with the service; stop all of them."""
-    with ray_nodes() as made:
+    """Start three nodes with the service and a model registry; stop all of them."""
+    with (
+        ray_nodes({"MLFLOW_TRACKING_URI": f"http://{HOST}:{REGISTRY_PORT}"}) as made,
+        _registry(made),
+    ):
         made.head.run(
             *(_program("serve"), "deploy", str(made.config_path)),
             *("--address", made.dashboard_url),
@@ -254,8 +278,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def ray_nodes() -> Iterator[Cluster]:
-    """Start three nodes and a database, without the service; stop all of them."""
+def ray_nodes(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
+    """Start three nodes and a database, without the service; stop all of them.
+
+    Args:
+        environment: of the nodes, beside what they need.
+    """
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(
@@ -267,7 +295,7 @@ def ray_nodes() -> Iterator[Cluster]:
         database = Server(
             installed(directory / "install"), directory / "data", directory / "database.log"
         )
-        database.host = f"{NETWORK}.254"
+        database.host = HOST
         database.create()
         stack.callback(database.stop, "immediate")
         config_path = directory / "serve_config.yaml"
@@ -278,7 +306,8 @@ def ray_nodes() -> Iterator[Cluster]:
             Node(
                 number,
                 directory / f"node{number}",
-                _environment(directory / f"node{number}", database, config_path, key, ports),
+                _environment(directory / f"node{number}", database, config_path, key, ports)
+                | environment,
             )
             for number in (1, 2, 3)
         )
@@ -297,6 +326,36 @@ def ray_nodes() -> Iterator[Cluster]:
         for node in nodes[1:]:
             made.join(node)
         yield made
+
+
+@contextlib.contextmanager
+def _registry(made: Cluster) -> Iterator[None]:
+    """Start the model registry and register the shipped versions; stop it."""
+    directory = made.config_path.parent
+    command = (
+        *(_program("mlflow"), "server", "--workers", "1"),
+        *("--host", HOST, "--port", str(REGISTRY_PORT)),
+        *("--allowed-hosts", f"{HOST}:{REGISTRY_PORT}"),
+        *("--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"),
+        *("--artifacts-destination", str(directory / "artifacts")),
+    )
+    with made.registry_log.open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(
+            lambda: _answers(f"http://{HOST}:{REGISTRY_PORT}/health"), "MLflow", START_S, 0.5
+        )
+        made.head.run(_program("hydraulic"), "release", "register", "app/weights/1")
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=5).status_code == 200
+    return False
 
 
 def _environment(
@@ -338,7 +397,7 @@ def _network(count: int) -> Iterator[None]:
     with ExitStack() as stack:
         _ip(f"link add {BRIDGE} type bridge")
         stack.callback(_ip, f"link del {BRIDGE}")
-        _ip(f"addr add {NETWORK}.254/24 dev {BRIDGE}")
+        _ip(f"addr add {HOST}/24 dev {BRIDGE}")
         _ip(f"link set {BRIDGE} up")
         for number in range(1, count + 1):
             name = f"{PREFIX}{number}"

@@ -24,7 +24,10 @@ def test_nodes_may_die_vanish_and_leave_and_no_acknowledged_reading_is_lost():
             with made.client(node) as client:
                 answer = client.post("/v1/diagnoses", json=body)
             assert (answer.status_code, answer.json()["model_version"]) == (200, "1"), answer.text
+        everywhere = {node.address: 1 for node in made.nodes}
+        assert made.downloads() == everywhere, "each node fetches a version once"
         results = dict(faults(made))
+        assert made.downloads() == everywhere, "also after its replicas have started again"
     assert results.keys() == FAULTS.keys()
     for result in results.values():
         assert result.recovery_s is not None, result
