@@ -1,7 +1,8 @@
 """A cluster of several Ray nodes on one machine, each in a network namespace with its own address.
 
-The nodes are joined by a bridge, which is the address of the database too. Each node has data and
-Ray's files of its own, as machines have; they share the file system otherwise. Needs to be root.
+The nodes are joined by a bridge, at whose address the database and the model registry listen. Each
+node has data and Ray's files of its own, as machines have; they share the file system otherwise.
+Needs to be root.
 """
 
 import contextlib
@@ -33,8 +34,8 @@ BRIDGE = "hydbr"
 PREFIX = "hydn"
 NETWORK = "10.91.0"
 GCS_PORT, DASHBOARD_PORT, HTTP_PORT, REGISTRY_PORT = 6379, 8265, 8000, 5000
-HOST = f"{NETWORK}.254"
-"""Address of the machine that has the database and the model registry."""
+BRIDGE_ADDRESS = f"{NETWORK}.254"
+"""Address of the bridge, at which the database and the model registry listen."""
 START_S = 420.0
 STARTS = 4
 DETECTION = {
@@ -221,9 +222,9 @@ class Cluster:
         return _answers(f"{node.url}/health/ready")
 
     def downloads(self) -> dict[str, int]:
-        """Return how often each node's address has fetched weights from the model registry."""
+        """Return how often each address has fetched the weights from the model registry."""
         fetched = re.findall(
-            rf"({re.escape(NETWORK)}\.\d+):\d+ - \"GET \S+/{re.escape(WEIGHTS)} ",
+            rf"({re.escape(NETWORK)}\.\d+):\d+ - \"GET \S+/{re.escape(WEIGHTS)} HTTP/\S+\" 200",
             self.registry_log.read_text(),
         )
         return dict(Counter(fetched))
@@ -245,7 +246,7 @@ class Cluster:
 def cluster_config() -> dict[str, Any]:
     """Return the shipped configuration with a replica of each deployment on each node.
 
-    The version comes from the model registry, as one that was trained does.
+    The version comes from the model registry, as a trained version does.
     """
     config: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"] |= {"host": "0.0.0.0", "port": HTTP_PORT}
@@ -266,7 +267,7 @@ def cluster_config() -> dict[str, Any]:
 def cluster() -> Iterator[Cluster]:
     """Start three nodes with the service and a model registry; stop all of them."""
     with (
-        ray_nodes({"MLFLOW_TRACKING_URI": f"http://{HOST}:{REGISTRY_PORT}"}) as made,
+        ray_nodes({"MLFLOW_TRACKING_URI": f"http://{BRIDGE_ADDRESS}:{REGISTRY_PORT}"}) as made,
         _registry(made),
     ):
         made.head.run(
@@ -282,7 +283,7 @@ def ray_nodes(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator
     """Start three nodes and a database, without the service; stop all of them.
 
     Args:
-        environment: of the nodes, beside what they need.
+        environment: further variables of the nodes.
     """
     with ExitStack() as stack:
         directory = Path(
@@ -295,7 +296,7 @@ def ray_nodes(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator
         database = Server(
             installed(directory / "install"), directory / "data", directory / "database.log"
         )
-        database.host = HOST
+        database.host = BRIDGE_ADDRESS
         database.create()
         stack.callback(database.stop, "immediate")
         config_path = directory / "serve_config.yaml"
@@ -330,21 +331,24 @@ def ray_nodes(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator
 
 @contextlib.contextmanager
 def _registry(made: Cluster) -> Iterator[None]:
-    """Start the model registry and register the shipped versions; stop it."""
+    """Start the model registry and register the shipped version 1; stop it."""
     directory = made.config_path.parent
     command = (
         *(_program("mlflow"), "server", "--workers", "1"),
-        *("--host", HOST, "--port", str(REGISTRY_PORT)),
-        *("--allowed-hosts", f"{HOST}:{REGISTRY_PORT}"),
+        *("--host", BRIDGE_ADDRESS, "--port", str(REGISTRY_PORT)),
+        *("--allowed-hosts", f"{BRIDGE_ADDRESS}:{REGISTRY_PORT}"),
         *("--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"),
         *("--artifacts-destination", str(directory / "artifacts")),
     )
     with made.registry_log.open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def ready() -> bool:
+        assert server.poll() is None, f"MLflow ended:\n{made.registry_log.read_text()[-4000:]}"
+        return _answers(f"http://{BRIDGE_ADDRESS}:{REGISTRY_PORT}/health")
+
     try:
-        wait_until(
-            lambda: _answers(f"http://{HOST}:{REGISTRY_PORT}/health"), "MLflow", START_S, 0.5
-        )
+        wait_until(ready, "MLflow", START_S, 0.5)
         made.head.run(_program("hydraulic"), "release", "register", "app/weights/1")
         yield
     finally:
@@ -397,7 +401,7 @@ def _network(count: int) -> Iterator[None]:
     with ExitStack() as stack:
         _ip(f"link add {BRIDGE} type bridge")
         stack.callback(_ip, f"link del {BRIDGE}")
-        _ip(f"addr add {HOST}/24 dev {BRIDGE}")
+        _ip(f"addr add {BRIDGE_ADDRESS}/24 dev {BRIDGE}")
         _ip(f"link set {BRIDGE} up")
         for number in range(1, count + 1):
             name = f"{PREFIX}{number}"

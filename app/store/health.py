@@ -52,7 +52,7 @@ class HealthRepository(Repository):
     async def health_of(
         self, equipment_id: str, start: datetime, end: datetime, resolution: Resolution = "hour"
     ) -> list[ComponentHours]:
-        """Return the health of each component of a machine that has any, by component id.
+        """Return the health of each component of a machine that has any, by id in byte order.
 
         Args:
             equipment_id: need not be registered.
@@ -68,7 +68,7 @@ class HealthRepository(Repository):
     async def health_of_fleet(
         self, start: datetime, end: datetime, resolution: Resolution = "hour"
     ) -> list[ComponentHours]:
-        """Return the health of components over all machines of the caller, by component id.
+        """Return the health of components over all machines of the caller, by id in byte order.
 
         Args:
             start: of the interval [start, end) in which hours begin.

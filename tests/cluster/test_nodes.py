@@ -1,4 +1,4 @@
-"""Three nodes with their own addresses: spread replicas, and nodes that die, vanish and leave.
+"""Three nodes with their own addresses: spread replicas, one fetch of a version each, and faults.
 
 The short form of `python -m tests.chaos.nodes`: the recovery may take any time, since a machine
 that runs tests is loaded.
@@ -27,7 +27,9 @@ def test_nodes_may_die_vanish_and_leave_and_no_acknowledged_reading_is_lost():
         everywhere = {node.address: 1 for node in made.nodes}
         assert made.downloads() == everywhere, "each node fetches a version once"
         results = dict(faults(made))
-        assert made.downloads() == everywhere, "also after its replicas have started again"
+        assert made.downloads() == everywhere, (
+            "no node fetches it again when replicas or the node start again"
+        )
     assert results.keys() == FAULTS.keys()
     for result in results.values():
         assert result.recovery_s is not None, result

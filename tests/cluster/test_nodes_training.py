@@ -15,7 +15,7 @@ from s3fs import S3FileSystem
 
 from app.checkpoint.files import load
 from app.core.shared_storage import local_copy, open_url
-from tests.nodes import NETWORK, Cluster, Node, ray_nodes
+from tests.nodes import BRIDGE_ADDRESS, Cluster, Node, ray_nodes
 from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -31,7 +31,7 @@ EPOCHS = 40
 def test_training_survives_a_node_and_its_checkpoint_is_on_shared_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with ray_nodes() as made, s3_server(tmp_path / "s3.log", f"{NETWORK}.254") as variables:
+    with ray_nodes() as made, s3_server(tmp_path / "s3.log", BRIDGE_ADDRESS) as variables:
         own = made.head.environment | variables | {"HYDRAULIC_STORAGE_URL": URL}
         del own["HYDRAULIC_VAR_DIR"]
         made.head.environment |= variables

@@ -104,8 +104,8 @@ class Circuit:
 
         drives = np.broadcast_to(self.base["drive"][Drive.speed], (count, len(layout.drive_signal)))
         bodies = np.broadcast_to(oil_degC[:, None], (count, len(layout.body_component)))
-        pressure = zeros(len(layout.node_is_gas))
         filled = self.base["node"][Node.filled]
+        pressure = zeros(len(filled))
         pressure[:] = np.where(filled > 0, filled, 2e5)
         pressure[:, 0] = 0.0
         return State(
@@ -156,7 +156,6 @@ class Builder:
         """Add a node and return its index; with `gas` it is an accumulator."""
         self.nodes[name] = len(self.nodes)
         self.rows["node"].append({"volume": volume, **gas})
-        self.links["node_is_gas"].append(int(bool(gas)))
         return self.nodes[name]
 
     def node_of(self, name: str, component: str) -> int:

@@ -105,7 +105,7 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
     signal, opening = np.empty(layout.signals), np.empty(n_branches)
     flow, slope_a, slope_b = np.empty(n_branches), np.empty(n_branches), np.empty(n_branches)
     rigid, airy, grown = np.empty(n_nodes), np.empty(n_nodes), np.empty(n_nodes)
-    charge, gas = one.node[Node.gas_pressure], one.node[Node.gas_volume]
+    charge, gas_volume = one.node[Node.gas_pressure], one.node[Node.gas_volume]
     exponent = one.node[Node.gas_exponent]
     owed = np.zeros(n_nodes)
     before, change = np.empty(n_nodes), np.empty(n_nodes)
@@ -141,8 +141,8 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
             for iteration in range(ITERATIONS):
                 matrix[:, :] = 0.0
                 for i in range(1, n_nodes):
-                    grown[i], slope = _grown(
-                        charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                    grown[i], slope = _node_growth(
+                        charge[i], gas_volume[i], exponent[i], rigid[i], airy[i], before[i], p[i]
                     )
                     matrix[i, i] = slope / dt
                     change[i] = (owed[i] - grown[i]) / dt
@@ -207,13 +207,13 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                 pushed = area_a[a] * change[i] - area_b[a] * change[j] + area_c[a] * change[c]
                 moving[a] += gain[a] * pushed
             for i in range(1, n_nodes):
-                _, slope = _grown(
-                    charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                _, slope = _node_growth(
+                    charge[i], gas_volume[i], exponent[i], rigid[i], airy[i], before[i], p[i]
                 )
                 balanced = grown[i] + slope * change[i]
                 p[i] += change[i]
-                grown[i], _ = _grown(
-                    charge[i], gas[i], exponent[i], rigid[i], airy[i], before[i], p[i]
+                grown[i], _ = _node_growth(
+                    charge[i], gas_volume[i], exponent[i], rigid[i], airy[i], before[i], p[i]
                 )
                 # what the linearised balance left over is part of the next step's
                 owed[i] = balanced - grown[i]
@@ -297,25 +297,26 @@ def _volumes(one: One, rigid: Floats, airy: Floats) -> None:
         volume = one.node[Node.volume, i]
         rigid[i] = volume / bulk
         airy[i] = volume * air * ATMOSPHERE_PA
-        if one.layout.node_is_gas[i] == 1:
+        if one.node[Node.gas_volume, i] > 0.0:
             airy[i] = 0.0
 
 
 @compiled
-def _grown(
-    charge: float, volume: float, exponent: float,
+def _node_growth(
+    charge: float, gas_volume: float, exponent: float,
     rigid: float, airy: float, before: float, now: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """Return how much more oil a node takes at its present pressure than before, and the slope.
+    """Return how much more oil a node takes at its present pressure than before, m3, and dV/dp.
 
-    Exact also for gas, of which `volume` is above 0: its compliance at the beginning of a step
-    would take more oil at each rise of pressure than the next fall gives back, and accumulators
-    would fill up within hours.
+    `charge`, `gas_volume` and `exponent` are of the gas; `gas_volume` is 0 in a node without gas.
+    Stored oil is a function of pressure. The compliance at the beginning of a step would take
+    more oil at each rise of pressure than the next fall gives back: in each cycle a closed
+    accumulator would lose pressure, and any other one would take oil from the tank.
     """
     taken, slope = growth(rigid, airy, before, now)
-    if volume > 0.0:
-        at_start, _ = stored_oil(before, charge, volume, exponent)
-        at_end, compliance = stored_oil(now, charge, volume, exponent)
+    if gas_volume > 0.0:
+        at_start, _ = stored_oil(before, charge, gas_volume, exponent)
+        at_end, compliance = stored_oil(now, charge, gas_volume, exponent)
         taken += at_end - at_start
         slope += compliance
     return taken, slope

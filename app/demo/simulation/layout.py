@@ -155,7 +155,6 @@ class Layout(NamedTuple):
     signals: int
     steps_per_s: int
     cooler_branch: int
-    node_is_gas: Ints
     branch_a: Ints
     branch_b: Ints
     branch_opens: Ints

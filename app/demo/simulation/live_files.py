@@ -30,7 +30,7 @@ WORN_DESIGN, WORN_FAULT = "excavator", "pump.leakage"
 WORN = "excavator-2"
 """Id of the machine that wears."""
 LIVE_WINDOWS = 6
-"""Windows of a machine that are replayed one after the other, an hour."""
+"""Windows of a machine that are replayed one after the other: an hour, recorded without a gap."""
 PAST_WINDOWS = 24
 """Earlier windows of the worn machine, the last of them just before the present."""
 PAST_STEP = timedelta(hours=40)

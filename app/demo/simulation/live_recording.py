@@ -30,7 +30,7 @@ MACHINES = 2
 FIRST_SEVERITY, LAST_SEVERITY = 0.1, 0.6
 """Severity of the fault in the first earlier window and in the present."""
 SETTLING_H = 1.0
-"""Simulated before the hour that is replayed, so that oil and bodies are as warm as at its end."""
+"""Simulated before the hour that is replayed, so that it does not begin with the warm-up."""
 
 
 def record_live(design: MachineDesign, out: Path) -> None:
@@ -77,14 +77,14 @@ def _worn(design: MachineDesign, severity: float) -> WearPlan:
 
 
 def _windows(unit: Unit, hour_N: Doubles, first: int) -> Floats:
-    """Simulate windows, [N, T, S], rounded; each has a weather of its own."""
+    """Simulate windows, [N, T, S], rounded; each has a start, load and weather of its own."""
     seconds = round(unit.design.window.window_s)
     found = record_windows(unit, hour_N, seconds, first)
     return _rounded(unit, np.stack([each.values_TS for each in found]))
 
 
 def _without_gap(unit: Unit) -> Floats:
-    """Simulate the windows that are replayed, which follow each other, [N, T, S], rounded."""
+    """Simulate the hour that is replayed without a gap; return its windows, [N, T, S], rounded."""
     seconds = round(unit.design.window.window_s)
     live_h = LIVE_WINDOWS * seconds / 3_600
     found = record_gapless(unit, 0.0, SETTLING_H + live_h)

@@ -53,10 +53,10 @@ def _air(absolute: float) -> tuple[float, float]:
 def stored_oil(
     gauge_pa: float, charge: float, volume: float, exponent: float
 ) -> tuple[float, float]:
-    """Return the oil in an accumulator beyond that at its charge, m3, and its slope, m3/Pa.
+    """Return the oil in an accumulator, 0 at its charge pressure, m3, and dV/dp, m3/Pa.
 
-    p V^n of the gas is constant (Watton 2009, 3.9). Below its charge the bladder lies on the valve
-    and only a little oil is left.
+    p V^n of the gas is constant (Watton 2009, 3.9). Below its charge the bladder lies on the valve:
+    the result is negative, its slope 1 % of that at charge.
     """
     absolute, absolute_charge = gauge_pa + ATMOSPHERE_PA, charge + ATMOSPHERE_PA
     if gauge_pa <= charge:

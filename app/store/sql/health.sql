@@ -1,6 +1,7 @@
 -- Hourly health of components, and what keeps it right.
--- Sums are of float8, exact up to 2^53, since a sum of bigint is numeric, which is slow. Ids are
--- sorted by bytes, once, below the arrays.
+-- The subquery sorts once, ids by bytes, and the arrays keep its order: join nothing outside it.
+-- Counts are summed as float8, exact up to 2^53, because the sum of a bigint is a numeric. An hour
+-- is not truncated again.
 
 -- name: health_of_equipment
 -- Health of each component of a machine in [start, end), in hours or days ($4), oldest first.

@@ -135,7 +135,7 @@ async def test_replaced_topology_is_read_from_the_store(
     done = await again(made["diagnosis_id"])
     assert not done.same
     assert any("in bins of 5000000 us now" in line for line in done.lines), done.lines
-    # topologies are kept up to 31 days beyond the month of the diagnoses that may use them
+    # drops topologies replaced over 31 days before the month of this time
     await store.drop_before(datetime.now(UTC) + timedelta(days=70))
     assert await store.topology_of_revision("hydraulic-rig", made["topology_revision"]) is None
 

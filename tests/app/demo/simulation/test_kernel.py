@@ -165,7 +165,7 @@ def test_accumulator_holds_what_the_polytropic_law_says():
     assert math.isclose(taken, volume - start, rel_tol=0.01)
 
 
-def test_accumulator_holds_no_more_oil_after_a_hundred_cycles():
+def test_accumulator_holds_no_more_oil_after_ninety_more_cycles():
     accumulator = {
         "id": "accumulator", "kind": "accumulator", "at": "p", "volume_l": 5, "charge_bar": 60,
         "sensors": [{"id": "pressure", "measures": "pressure", "at": "p", "range": [0, 300]}],
@@ -180,6 +180,7 @@ def test_accumulator_holds_no_more_oil_after_a_hundred_cycles():
     assert np.ptp(out[0, -6:, 0]) > 80e5
     _, many = run(design, 600, knots, commands)
     taken = many.counters[0, Counter.into_circuit] - few.counters[0, Counter.into_circuit]
+    # 0.05 l: the oil warms up, so the pressure at the end differs a little
     assert abs(taken) < 0.05e-3
 
 

@@ -32,6 +32,14 @@ def test_two_machines_of_each_design_are_shipped_and_the_worn_one_is_first() -> 
         assert (machine.live_NTS <= high_S + 1e-3).all()
 
 
+def test_hour_that_is_replayed_has_no_gap() -> None:
+    for machine in read_live_fleet():
+        oil = machine.equipment.sensor_ids.index("oil_temperature")
+        last_N, next_N = machine.live_NTS[:-1, -60:, oil].mean(1), machine.live_NTS[1:, :60, oil]
+        # windows with a start of their own each jumped by up to 18 K
+        np.testing.assert_allclose(next_N.mean(1), last_N, atol=2.0)
+
+
 def test_leakage_of_the_worn_pump_grows_in_its_case_drain() -> None:
     worn = read_live_fleet()[0]
     drain = worn.equipment.sensor_ids.index("pump_case_drain")
