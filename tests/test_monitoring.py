@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from app.core.gpus import GpuFigures
 from app.core.text_metrics import SUFFIX, TEXT_FILES, write_text_file
@@ -19,9 +18,10 @@ from app.serving.observability.model_metrics import ModelMetrics
 from cluster.monitoring.dashboards import BOARDS
 from cluster.monitoring.panels import RATE
 from tests.cluster.monitoring.debian import installed
+from tests.prometheus import RULES, scraping
 from tests.rig import inline_readings, rig_cycle
 from tests.scrape import families
-from tests.system import PROJECT_DIR, System, free_port
+from tests.system import System
 from tests.waiting import wait_until
 from train.fitting.progress import EpochRecord, Note
 from train.jobs.metrics import TrainingMetrics
@@ -29,45 +29,14 @@ from train.jobs.metrics import TrainingMetrics
 pytestmark = pytest.mark.system
 
 GPU = GpuFigures(0, 8e9, 16e9, 0.5, 60.0, 250.0)
-START_LIMIT_S, PANELS_LIMIT_S = 60.0, 300.0
+PANELS_LIMIT_S = 300.0
 
 
 @pytest.fixture
 def prometheus(system: System, tmp_path: Path) -> Iterator[httpx.Client]:
     """A Prometheus with the shipped rules that scrapes the system each second."""
-    program = installed("prometheus")
-    config = yaml.safe_load((PROJECT_DIR / "cluster/monitoring/prometheus.yaml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(PROJECT_DIR / "cluster/monitoring/alerts.yaml")]
-    target = {"targets": [system.url.removeprefix("http://")]}
-    config["scrape_configs"][0]["static_configs"] = [target]
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={tmp_path / 'prometheus.yaml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            wait_until(lambda: _is_ready(client), "Prometheus", START_LIMIT_S)
-            yield client
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").status_code == 200
-    except httpx.HTTPError:
-        return False
+    with scraping(system.url, RULES, tmp_path) as client:
+        yield client
 
 
 @pytest.fixture

@@ -95,24 +95,24 @@ def kill_haproxy(arena: Arena) -> str:
     return killed(arena, HAPROXY)
 
 
-@fault("SIGKILL of Ray's GCS")
+@fault("SIGKILL of Ray's GCS", alert="ServiceDown")
 def kill_gcs(arena: Arena) -> str:
     evidence = killed(arena, GCS)
     time.sleep(GCS_DOWN_S)
     return evidence
 
 
-@fault("SIGSTOP of the ingress")
+@fault("SIGSTOP of the ingress", alert="ServiceDown")
 def stop_ingress(arena: Arena) -> str:
     return frozen(arena, INGRESS)
 
 
-@fault("SIGSTOP of a graph builder")
+@fault("SIGSTOP of a graph builder", alert="GraphBuildersUnavailable")
 def stop_builder(arena: Arena) -> str:
     return frozen(arena, BUILDER)
 
 
-@fault("SIGSTOP of a model replica")
+@fault("SIGSTOP of a model replica", alert="VersionUnavailable")
 def stop_model(arena: Arena) -> str:
     return frozen(arena, MODEL)
 
@@ -122,7 +122,7 @@ def stop_controller(arena: Arena) -> str:
     return frozen(arena, CONTROLLER)
 
 
-@fault("SIGSTOP of HAProxy")
+@fault("SIGSTOP of HAProxy", alert="ServiceDown")
 def stop_haproxy(arena: Arena) -> str:
     return frozen(arena, HAPROXY)
 
@@ -155,7 +155,7 @@ def freeze_database_shortly(arena: Arena) -> str:
     return _freeze_database(arena, 3)
 
 
-@fault("database frozen for 30 s")
+@fault("database frozen for 30 s", alert="DatabaseUnavailable")
 def freeze_database(arena: Arena) -> str:
     return _freeze_database(arena, 30)
 
@@ -434,12 +434,12 @@ def _misbehave(arena: Arena, what: str, name: str, amount: float) -> int:
     return pid
 
 
-@fault("a model replica hangs for 60 s")
+@fault("a model replica hangs for 60 s", alert="VersionUnavailable")
 def hang_model(arena: Arena) -> str:
     return _hang(arena, "model-1:Model")
 
 
-@fault("the ingress hangs for 60 s")
+@fault("the ingress hangs for 60 s", alert="ServiceDown")
 def hang_ingress(arena: Arena) -> str:
     return _hang(arena, "diagnostics:Ingress")
 

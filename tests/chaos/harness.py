@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
+from tests.chaos.alerts import OBJECTIVES, Alert, Alerts, alerts_of
 from tests.chaos.database import Server, installed, small_disk
 from tests.chaos.load import Load, loading
 from tests.chaos.tcp_proxy import TcpProxy, proxied
@@ -49,6 +50,8 @@ class Arena:
     chaos_dir: Path
     disk: Path
     load: Load = field(default_factory=lambda: Load("", ""))
+    alerts: Alerts | None = None
+    """Of a Prometheus, where one watches."""
 
     def find(self, title: str) -> list[psutil.Process]:
         """Return the system's processes whose title or program contains a text."""
@@ -97,18 +100,20 @@ class Fault:
     """Additional environment of the system; a fault with some gets a system of its own."""
     harmless: bool = False
     """Whether the requests of others may not fail while it lasts."""
+    alert: str = ""
+    """The alert that names it, where one does; no page of another cause may fire."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, *, harmless: bool = False, **variables: str
+    name: str, *, harmless: bool = False, alert: str = "", **variables: str
 ) -> Callable[[Callable[[Arena], str]], Callable[[Arena], str]]:
     """Register a function as a fault."""
 
     def register(make: Callable[[Arena], str]) -> Callable[[Arena], str]:
-        FAULTS[make.__name__] = Fault(name, make, variables, harmless)
+        FAULTS[make.__name__] = Fault(name, make, variables, harmless, alert)
         return make
 
     return register
@@ -144,7 +149,8 @@ def arena(**variables: str) -> Iterator[Arena]:
                 **variables,
             )
         )
-        yield Arena(system, database, proxy, directory, stack, chaos_dir, disk)
+        watching = stack.enter_context(alerts_of(system.url, directory))
+        yield Arena(system, database, proxy, directory, stack, chaos_dir, disk, alerts=watching)
 
 
 def chaos_config() -> dict[str, Any]:
@@ -178,6 +184,9 @@ class Result:
     load_average: float
     errors: dict[str, int]
     harmless: bool = False
+    alert: str = ""
+    fired: tuple[Alert, ...] | None = None
+    """Alerts that fired from the fault to the recovery; None: nothing watched."""
 
     @property
     def findings(self) -> list[str]:
@@ -191,6 +200,14 @@ class Result:
             found.append(f"errors outside the window under {MOST_ERRORS:.1%}")
         if self.harmless and self.failed > MOST_ERRORS * self.requests:
             found.append(f"errors under {MOST_ERRORS:.1%} while it lasts")
+        names = {each.name for each in self.fired or ()}
+        if self.fired is not None and self.alert and self.alert not in names:
+            found.append(f"the alert {self.alert}")
+        found += [
+            f"no page {each.name}"
+            for each in self.fired or ()
+            if each.severity == "page" and self.alert != each.name and OBJECTIVES not in each.name
+        ]
         return found
 
 
@@ -201,7 +218,11 @@ def measure(arena: Arena, fault: Fault) -> Result:
         arena.load = load
         return fault.make(arena)
 
-    return measure_under_load(arena.system.url, arena.system.key, arena.database, make, fault)
+    began = time.time()
+    result = measure_under_load(arena.system.url, arena.system.key, arena.database, make, fault)
+    if arena.alerts is None:
+        return result
+    return replace(result, alert=fault.alert, fired=arena.alerts.fired(began))
 
 
 def measure_under_load(

@@ -15,6 +15,7 @@ import pytest
 
 import tests.chaos.faults  # noqa: F401 - registers the faults
 from app.store.embedded.server import running_server
+from tests.chaos.alerts import Alert
 from tests.chaos.database import Server
 from tests.chaos.harness import (
     FAULTS,
@@ -93,12 +94,23 @@ def result(**changes: Any) -> Result:
         ({"lost": -1}, "lost"),
         ({"harmless": True}, "while it lasts"),
         ({"failed_outside": int(MOST_ERRORS * 5_000) + 1}, "errors"),
+        ({"alert": "ServiceDown", "fired": ()}, "the alert ServiceDown"),
+        ({"fired": (Alert("DiskFull", "page"),)}, "no page DiskFull"),
     ],
 )
 def test_what_a_service_did_not_hold_is_a_finding(changes: dict[str, Any], finding: str):
     assert result().findings == []
     (found,) = result(**changes).findings
     assert finding in found
+
+
+def test_alert_that_names_a_fault_and_those_of_the_objectives_are_no_finding():
+    fired = (
+        Alert("ErrorBudgetBurnFast", "page"),
+        Alert("ReplicaMissing", "ticket"),
+        Alert("ServiceDown", "page"),
+    )
+    assert result(alert="ServiceDown", fired=fired).findings == []
 
 
 def test_lost_readings_are_those_that_were_acknowledged_and_are_not_stored():

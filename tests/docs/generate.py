@@ -167,6 +167,7 @@ def faults(name: str) -> str:
         return "No run is recorded here."
     found = json.loads((MEASURED / name).read_text())
     head = ["fault", "what happened", "error window s", "recovery s", "failed", "acknowledged"]
+    watched = any(each.get("fired") is not None for each in found["faults"])
     rows = []
     for each in found["faults"]:
         recovery = "never" if each["recovery_s"] is None else f"{each['recovery_s']:.1f}"
@@ -181,10 +182,21 @@ def faults(name: str) -> str:
                 str(each["acknowledged"]),
                 lost,
                 f"{each['load_average']:.0f}",
+                *([_fired(each)] if watched else []),
                 "; ".join(each["findings"]) or "yes",
             ]
         )
-    return _table([*head, "lost", "load", "held, or what was not"], rows)
+    alerts_head = ["alerts"] if watched else []
+    return _table([*head, "lost", "load", *alerts_head, "held, or what was not"], rows)
+
+
+def _fired(line: Mapping[str, Any]) -> str:
+    """Return the alerts of a fault's measurement; pages are marked."""
+    fired = line.get("fired")
+    if fired is None:
+        return "not watched"
+    marks = {"page": " (page)"}
+    return ", ".join(f"{name}{marks.get(severity, '')}" for name, severity in fired) or "none"
 
 
 def soak() -> str:
