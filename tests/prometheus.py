@@ -1,4 +1,4 @@
-"""A real Prometheus with the shipped configuration, for tests: it scrapes a service each second."""
+"""A real Prometheus with the shipped configuration, for tests: it scrapes a service often."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,19 +17,20 @@ START_LIMIT_S = 60.0
 
 
 @contextmanager
-def scraping(url: str, rules: Path, directory: Path) -> Iterator[httpx.Client]:
+def scraping(url: str, rules: Path, directory: Path, every_s: int = 1) -> Iterator[httpx.Client]:
     """Start Prometheus; stop it.
 
     Args:
         url: of the service.
         rules: its file of rules.
         directory: for its configuration, data and log.
+        every_s: seconds between scrapes, and the longest that one may take.
 
     Yields:
         A client of its HTTP interface.
     """
     config = yaml.safe_load((PROJECT_DIR / "cluster/monitoring/prometheus.yaml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": f"{every_s}s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(rules)]
     config["scrape_configs"][0]["static_configs"] = [{"targets": [url.removeprefix("http://")]}]
     (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))

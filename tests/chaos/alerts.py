@@ -17,9 +17,11 @@ import yaml
 from tests.prometheus import RULES, scraping
 
 FASTER = 10
-LEAST_S = 3
-"""A rate needs two scrapes, which come each second."""
-SEEN_S = 3.0
+SCRAPE_S = 6
+"""Longer than a scrape takes when a replica does not answer (`metrics_gatherer.LIMIT_S`)."""
+LEAST_S = 2 * SCRAPE_S + 1
+"""Shortest range of a rate, which needs two scrapes."""
+SEEN_S = SCRAPE_S + 2.0
 """After the last moment of interest, for the scrape and the evaluation of it."""
 OBJECTIVES = "ErrorBudgetBurn"
 """Alerts of the objectives say that requests failed, whatever the cause."""
@@ -41,17 +43,18 @@ def faster(rules: str) -> str:
         rules: the YAML; durations stand behind `for` and `interval`, and in brackets.
     """
 
-    def shorter(duration: re.Match[str]) -> str:
+    def shorter(duration: re.Match[str], least_s: int = 1) -> str:
         seconds = int(duration[1]) * _SECONDS[duration[2]]
-        return f"{max(LEAST_S, round(seconds / FASTER))}s"
+        return f"{max(least_s, round(seconds / FASTER))}s"
+
+    def ranges(found: re.Match[str]) -> str:
+        return _DURATION.sub(lambda duration: shorter(duration, LEAST_S), found[0])
 
     document = yaml.safe_load(rules)
     for group in document["groups"]:
         group.pop("interval", None)
         for rule in group["rules"]:
-            rule["expr"] = re.sub(
-                r"\[[^\]]*\]", lambda found: _DURATION.sub(shorter, found[0]), rule["expr"]
-            )
+            rule["expr"] = re.sub(r"\[[^\]]*\]", ranges, rule["expr"])
             if "for" in rule:
                 rule["for"] = _DURATION.sub(shorter, rule["for"])
     return yaml.safe_dump(document)
@@ -68,27 +71,21 @@ class Alerts:
         self._prometheus = prometheus
 
     def fired(self, began: float) -> tuple[Alert, ...]:
-        """Return the alerts that fired since a time, by name.
+        """Return the alerts that began to fire since a time, by name.
 
         Args:
             began: seconds since 1970-01-01T00:00Z.
         """
         time.sleep(SEEN_S)
-        found: dict[str, Any] = (
-            self._prometheus.get(
-                "/api/v1/query_range",
-                params={
-                    "query": 'count by (alertname, severity) (ALERTS{alertstate="firing"})',
-                    "start": began,
-                    "end": time.time(),
-                    "step": 1,
-                },
-            )
-            .raise_for_status()
-            .json()
-        )
-        series = [each["metric"] for each in found["data"]["result"]]
-        return tuple(sorted(Alert(each["alertname"], each["severity"]) for each in series))
+        before = self._firing("query", time=began)
+        since = self._firing("query_range", start=began, end=time.time(), step=1.0)
+        return tuple(sorted(since - before))
+
+    def _firing(self, path: str, **parameters: float) -> set[Alert]:
+        query = 'count by (alertname, severity) (ALERTS{alertstate="firing"})'
+        answer = self._prometheus.get(f"/api/v1/{path}", params={"query": query} | parameters)
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        return {Alert(each["metric"]["alertname"], each["metric"]["severity"]) for each in found}
 
 
 @contextmanager
@@ -101,5 +98,5 @@ def alerts_of(url: str, directory: Path) -> Iterator[Alerts]:
     """
     rules = directory / "alerts.yaml"
     rules.write_text(faster(RULES.read_text()))
-    with scraping(url, rules, directory) as prometheus:
+    with scraping(url, rules, directory, SCRAPE_S) as prometheus:
         yield Alerts(prometheus)

@@ -112,7 +112,7 @@ def stop_builder(arena: Arena) -> str:
     return frozen(arena, BUILDER)
 
 
-@fault("SIGSTOP of a model replica", alert="VersionUnavailable")
+@fault("SIGSTOP of a model replica", alert="NoVersionAvailable")
 def stop_model(arena: Arena) -> str:
     return frozen(arena, MODEL)
 
@@ -434,7 +434,7 @@ def _misbehave(arena: Arena, what: str, name: str, amount: float) -> int:
     return pid
 
 
-@fault("a model replica hangs for 60 s", alert="VersionUnavailable")
+@fault("a model replica hangs for 60 s", alert="NoVersionAvailable")
 def hang_model(arena: Arena) -> str:
     return _hang(arena, "model-1:Model")
 

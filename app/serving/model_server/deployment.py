@@ -45,7 +45,7 @@ passes take several times as long on a loaded machine as alone."""
 MAX_BATCH_CALLS = 8
 """A call carries up to 64 windows; the predictor bounds the size of its passes by itself."""
 
-STUCK_S = 60.0
+STUCK_S = 20.0
 """A pass that takes longer does not end: the longest that is allowed takes a few seconds."""
 
 T = TypeVar("T")
