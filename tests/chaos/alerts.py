@@ -17,8 +17,9 @@ import yaml
 from tests.prometheus import RULES, scraping
 
 FASTER = 10
-SCRAPE_S = 6
-"""Longer than a scrape takes when a replica does not answer (`metrics_gatherer.LIMIT_S`)."""
+SCRAPE_S = 8
+"""Longer than a scrape takes when a replica does not answer: it waits for the probe of readiness,
+then for the replicas (`app/serving/ingress/metrics_gatherer.py`)."""
 LEAST_S = 2 * SCRAPE_S + 1
 """Shortest range of a rate, which needs two scrapes."""
 SEEN_S = SCRAPE_S + 2.0

@@ -27,7 +27,7 @@ def test_durations_are_divided_and_thresholds_stay():
     assert "interval" not in group
     assert rule["for"] == "12s"
     assert "wait_seconds[60s]) > 900" in rule["expr"]
-    assert "errors_total[13s]" in rule["expr"]
+    assert "errors_total[17s]" in rule["expr"]
     assert rule["labels"] == {"severity": "page"}
     assert f"[{LEAST_S}s]" in faster(RULE.replace("[1m]", "[10s]"))
 
