@@ -352,7 +352,8 @@ def _registry(made: Cluster) -> Iterator[None]:
         made.head.run(_program("hydraulic"), "release", "register", "app/weights/1")
         yield
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 

@@ -262,6 +262,10 @@ def started(
     try:
         yield process
     finally:
+        # all others end with process 1; --kill-child is lost when the container changes its user
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for first in psutil.Process(process.pid).children():
+                first.kill()
         if process.poll() is None:
             process.kill()
         process.wait()
