@@ -127,7 +127,7 @@ class TrainConfig(BaseModel):
     """Processes that share each batch: a number, `MIN:MAX` to follow the size of the cluster, or
     auto for one on each of its GPUs, or two where it has none."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Failures of workers that a fit survives; each repeats the interrupted epoch."""
+    """Failures of workers that a fit survives; each repeats one or two epochs."""
     memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
     """Memory of a worker for training windows; a larger set is streamed in each epoch and shuffled
     in a buffer of this size."""

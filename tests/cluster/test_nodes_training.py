@@ -44,7 +44,8 @@ def test_training_survives_a_node_and_its_checkpoint_is_on_shared_storage(
         assert killed is not None, said
         epochs = [int(number) for number in re.findall(r"epoch +(\d+)/", said)]
         assert list(dict.fromkeys(epochs)) == list(range(1, EPOCHS + 1)), said
-        assert len(epochs) <= EPOCHS + 1, said  # the interrupted epoch may have been reported
+        # Ray Train may lose two reports: one waits for those of other workers, one to be taken
+        assert len(epochs) <= EPOCHS + 2, said
         assert "no run is recorded" in said
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

@@ -1,7 +1,8 @@
 """The fit of one Ray Train worker: epochs from the last checkpoint on, each with a report.
 
 The workers share each batch; PyTorch's DistributedDataParallel averages their gradients. Invariant:
-only an interrupted epoch is repeated, and only rank 0 shows progress, validates and writes.
+after a failure only epochs are repeated whose reports Ray Train has not kept, two at most, and only
+rank 0 shows progress, validates and writes.
 """
 
 import tempfile

@@ -80,7 +80,7 @@ def simulate(
     # contiguous, as of the other machines, so that the kernel is compiled for one kind of array
     knots_MK = np.repeat(knots[None], count, axis=0)
     signals_MKU = np.repeat(signals[None], count, axis=0)
-    state = circuit.rest(np.full(count, start_degC), np.empty((count, 0)))
+    state = circuit.rest(parameters, np.full(count, start_degC), np.empty((count, 0)))
     out_MTO = np.empty((count, CYCLE_S, len(design.sensors)))
     parameters.system[:, System.time_factor, 0] = WARM_UP_FACTOR
     advance(circuit.layout, parameters, state, knots_MK, signals_MKU, out_MTO)

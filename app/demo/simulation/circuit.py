@@ -95,8 +95,14 @@ class Circuit:
             for name in GROUPS
         }
 
-    def rest(self, oil_degC: Floats, position_MA: Floats) -> State:
-        """Return machines at rest: no pressure, drives at their speed, oil at a temperature."""
+    def rest(self, parameters: Parameters, oil_degC: Floats, position_MA: Floats) -> State:
+        """Return machines at rest: drives turn, accumulators are filled, other lines have 2 bar.
+
+        Args:
+            parameters: of the M machines.
+            oil_degC: temperature of the oil, float64[M].
+            position_MA: of the actuators.
+        """
         layout, count = self.layout, len(oil_degC)
 
         def zeros(elements: int) -> Floats:
@@ -104,9 +110,8 @@ class Circuit:
 
         drives = np.broadcast_to(self.base["drive"][Drive.speed], (count, len(layout.drive_signal)))
         bodies = np.broadcast_to(oil_degC[:, None], (count, len(layout.body_component)))
-        filled = self.base["node"][Node.filled]
-        pressure = zeros(len(filled))
-        pressure[:] = np.where(filled > 0, filled, 2e5)
+        filled = parameters.node[:, Node.filled]
+        pressure = np.where(filled > 0, filled, 2e5)
         pressure[:, 0] = 0.0
         return State(
             pressure=pressure,

@@ -21,8 +21,9 @@ from app.demo.simulation.instruments import (
     read_out,
 )
 from app.demo.simulation.kernel import advance
-from app.demo.simulation.layout import Floats, Loop, Parameters, State, System
+from app.demo.simulation.layout import Floats, Loop, Node, Parameters, State, System
 from app.demo.simulation.machine import MachineDesign
+from app.demo.simulation.physics import recharged
 from app.demo.simulation.wear import WearPlan, draw_plan
 
 WARM_UP_S = 90
@@ -137,7 +138,7 @@ def record_windows(unit: Unit, hour_W: Floats, seconds: int, first: int = 0) -> 
     knots_WK, signals_WKU = together(drawn)
     parameters = _parameters(unit, hour_W, ambient_W)
     oil_W = ambient_W + np.array([random.uniform(10, 30) for random in randoms])
-    state = circuit.rest(oil_W, _resting_positions(design, len(hour_W)))
+    state = circuit.rest(parameters, oil_W, _resting_positions(design, len(hour_W)))
     faster_W = np.array(
         [math.exp(r.uniform(math.log(_COLDEST), math.log(_WARMEST))) for r in randoms]
     )
@@ -175,6 +176,7 @@ def record_gapless(
     instruments = [sensor for _, sensor in design.sensors]
     now_s, end_s = round(start_h * 3_600), (start_h + hours) * 3_600
     state: State | None = None
+    charge_N: Floats | None = None
     last_U: Floats | None = None
     while now_s < end_s:
         # jobs begin at whole multiples, so that each is the same wherever a history starts
@@ -193,6 +195,7 @@ def record_gapless(
             part_h = (now_s + first) / 3_600
             worn = unit if plan is None else unit.with_plan(plan())
             parameters = _parameters(worn, np.array([part_h]), ambient_W)
+            charge_N = _with_charges(state, charge_N, parameters.node[0])
             true_TO = np.empty((1, min(PART_S, seconds - first), len(instruments)))
             advance(circuit.layout, parameters, state, knots[None] - first, signals[None], true_TO)
             faults = unit.sensor_faults
@@ -209,10 +212,20 @@ def _warm_state(unit: Unit, hour: float, ambient_W: Floats, random: np.random.Ge
     parameters = _parameters(unit, np.array([hour]), ambient_W)
     parameters.system[:, System.time_factor, 0] = 3_600 / WARM_UP_S
     knots, signals = timeline(design.duty, unit.style, int(hour // SHIFT_H), WARM_UP_S, random)
-    state = circuit.rest(ambient_W + 25.0, _resting_positions(design, 1))
+    state = circuit.rest(parameters, ambient_W + 25.0, _resting_positions(design, 1))
     unread = np.empty((1, WARM_UP_S, len(design.sensors)))
     advance(circuit.layout, parameters, state, knots[None], signals[None], unread)
     return state
+
+
+def _with_charges(state: State, before_N: Floats | None, node_PN: Floats) -> Floats:
+    """Change the pressures of accumulators with their charges, and return the charges."""
+    charge_N: Floats = node_PN[Node.gas_pressure]
+    if before_N is not None:
+        for node in np.flatnonzero(node_PN[Node.gas_volume]):
+            pressure = float(state.pressure[0, node])
+            state.pressure[0, node] = recharged(pressure, before_N[node], charge_N[node])
+    return charge_N
 
 
 def _parameters(unit: Unit, hour_W: Floats, ambient_W: Floats) -> Parameters:

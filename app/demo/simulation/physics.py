@@ -66,6 +66,23 @@ def stored_oil(
     return volume - gas, gas / (exponent * absolute)
 
 
+def recharged(gauge_pa: float, before: float, charge: float) -> float:
+    """Return the pressure of an accumulator after its charge has changed and its oil has not.
+
+    The oil of `stored_oil` is the same at the same ratio of absolute pressure to charge. Without
+    oil the pressure falls to the new charge if that is lower.
+
+    Args:
+        gauge_pa: pressure before.
+        before: charge before, gauge, Pa.
+        charge: charge after, gauge, Pa.
+    """
+    if gauge_pa <= before:
+        return min(gauge_pa, charge)
+    ratio = (charge + ATMOSPHERE_PA) / (before + ATMOSPHERE_PA)
+    return (gauge_pa + ATMOSPHERE_PA) * ratio - ATMOSPHERE_PA
+
+
 @compiled
 def through(drop: float, linear: float, turbulent: float) -> tuple[float, float]:
     """Return the flow through a resistance and its slope.

@@ -113,7 +113,10 @@ class AccumulatorElement(Element):
     exponent: float = 1.25
     flow_l_min: float = 100.0
     drop_bar: float = 2.0
-    effects: ClassVar = {"gas_loss": (("node", "gas_pressure", -0.8, 0.0, 0.8),)}
+    effects: ClassVar = {
+        "gas_loss": (("node", "gas_pressure", -0.8, 0.0, 0.8), ("node", "filled", -0.8, 0.0, 0.8))
+    }
+    """The pressure before the start falls with the charge: the oil stays."""
 
     def ports(self) -> Iterator[tuple[str, Literal["in", "out", "both"]]]:
         """Yield the line that it supports."""

@@ -61,11 +61,13 @@ def run(
     for index, mode in enumerate(circuit.modes):
         severity_MF[:, index] = (severity or {}).get((mode.component, mode.fault), 0.0)
     factor = {name: np.ones((count, *circuit.base[name].shape)) for name in GROUPS}
-    state = circuit.rest(np.full(count, 40.0), np.zeros((count, len(circuit.layout.actuator_a))))
+    parameters = circuit.parameters(factor, severity_MF)
+    position_MA = np.zeros((count, len(circuit.layout.actuator_a)))
+    state = circuit.rest(parameters, np.full(count, 40.0), position_MA)
     out_MTO = np.empty((count, seconds, len(design.sensors)))
     advance(
         circuit.layout,
-        circuit.parameters(factor, severity_MF),
+        parameters,
         state,
         np.repeat(np.array([knots]), count, axis=0),
         np.repeat(np.array([signals], dtype=float), count, axis=0),

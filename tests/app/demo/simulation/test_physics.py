@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.demo.simulation.physics import ATMOSPHERE_PA, stored_oil
+from app.demo.simulation.physics import ATMOSPHERE_PA, recharged, stored_oil
 
 CHARGE, VOLUME, EXPONENT = 60e5, 5e-3, 1.25
 
@@ -24,3 +24,15 @@ def test_stored_oil_is_zero_at_charge_and_little_below_it():
     below, gentle = stored_oil(CHARGE - 10e5, CHARGE, VOLUME, EXPONENT)
     assert gentle == pytest.approx(0.01 * slope, rel=1e-3)
     assert below == pytest.approx(-10e5 * gentle)
+
+
+def test_the_oil_of_an_accumulator_stays_when_its_charge_changes():
+    oil, _ = stored_oil(120e5, CHARGE, VOLUME, EXPONENT)
+    for charge in (0.2 * CHARGE, 1.1 * CHARGE):
+        pressure = recharged(120e5, CHARGE, charge)
+        assert stored_oil(pressure, charge, VOLUME, EXPONENT)[0] == pytest.approx(oil)
+
+
+def test_an_empty_accumulator_takes_its_new_charge_if_that_is_lower():
+    assert recharged(30e5, CHARGE, 0.2 * CHARGE) == 0.2 * CHARGE
+    assert recharged(30e5, CHARGE, 1.1 * CHARGE) == 30e5
