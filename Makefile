@@ -18,6 +18,9 @@ run: $(BASE_STAMP)
 	exec $(BIN)/python -c 'import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 		os.execv("$(BIN)/serve", ["$(BIN)/serve", "run", "serve_config.yaml"])'
 
+# a thread each: the workers and the processes of their tests share the processors
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
 test: check
 	$(BIN)/python -m pytest --numprocesses 3 --cov --cov-report=term
 

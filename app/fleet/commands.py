@@ -37,7 +37,7 @@ from app.core.errors import (
     SettingsError,
     UnknownError,
 )
-from app.core.settings import PROJECT_DIR, Settings
+from app.core.settings import Settings
 from app.fleet.plan import (
     Plan,
     RunRequest,
@@ -116,11 +116,12 @@ class Options:
         Path | None, typer.Option(metavar="DIR", help="This checkpoint for every machine.")
     ] = None
     config: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="File of releases, weights and thresholds.", show_default="serve_config.yaml"
+            help="File of releases, weights and thresholds.",
+            show_default="HYDRAULIC_SERVE_CONFIG",
         ),
-    ] = PROJECT_DIR / "serve_config.yaml"
+    ] = None
     run: Annotated[
         str | None,
         typer.Option(
@@ -196,7 +197,7 @@ async def _open(settings: Settings, options: Options) -> _Run:
         runs = store.fleet_runs()
         found = await runs.find(name)
         if found is None:
-            plan = make_plan(request, options.at, options.config, now)
+            plan = make_plan(request, options.at, options.config or settings.serve_config, now)
         else:
             plan = Plan.model_validate_json(found.plan)
             check_options(name, plan, request, options.at)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from app.release.guards import parse_duration, parse_guards
 from app.release.history import Order
 from app.release.operations import Releases
 from app.release.promotion import carry_out, checked_promotion
-from app.release.registration import assess, migrated_store
+from app.release.registration import assess, migrated_store, register_once
 from app.release.source import (
     find_directory,
     find_placement,
@@ -191,6 +192,11 @@ async def _opened(
     place: Place, key: str
 ) -> AsyncIterator[tuple[ConfigStore, ServeTarget, ServiceApi, Store]]:
     settings = Settings()
+    if settings.rayservice is not None and settings.dsn is None:
+        raise SettingsError(
+            "expected HYDRAULIC_DSN with HYDRAULIC_RAYSERVICE, since the history of releases is in "
+            "the service's database, found none: set it"
+        )
     file = open_config(settings, place.config)
     config = file.read().config
     store = open_store(settings)
@@ -238,6 +244,9 @@ async def register(checkpoint: str, run: str | None, report: Report, *, dry_run:
     """
     settings = Settings()
     with _on_this_machine(checkpoint) as directory:
+        if not dry_run and find_spec("mlflow") is None:  # as in the images
+            await register_once(directory, settings, report)
+            return
         tags = await assess(directory, settings, report)
         if dry_run:
             return

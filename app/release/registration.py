@@ -29,6 +29,7 @@ from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
     InputError,
+    SettingsError,
     StoreUnavailable,
 )
 from app.core.settings import Settings
@@ -104,10 +105,16 @@ async def register_once(
     """Register a checkpoint unless one of the same content is registered.
 
     Raises:
+        SettingsError: there is no registry, and the service runs in pods.
         HydraulicDiagnosticsError: it can't be used, or the registry or database does not answer.
     """
     digest = sha256_of(directory / MANIFEST)
     registry = open_registry(settings) if find_spec("mlflow") else None
+    if registry is None and settings.rayservice is not None:
+        raise SettingsError(
+            "expected a registry of models, found no package mlflow, and a pod loses what it "
+            "keeps: add the checkpoint to app/weights and build the image again"
+        )
     version = f"u{digest[:_DIGEST_CHARACTERS]}"
     known = (settings.var_dir / MODELS / version).is_dir()
     found = registry.find(digest) if registry else (version if known else None)

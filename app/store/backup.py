@@ -31,6 +31,8 @@ from app.store.pool import Database, Session
 from app.store.statements import Row, queries
 
 _READ = 1024 * 1024
+_LEAVING_S = 5
+"""How long clients that were just closed may take to leave."""
 _SERVERS = Path("/usr/lib/postgresql")
 """Where Debian and Ubuntu keep the tools of each major version."""
 _ADDRESSING = ("PGOPTIONS", "PGDATABASE", "PGHOST", "PGPORT", "PGUSER", "PGSERVICE")
@@ -155,7 +157,8 @@ async def restore(dsn: str, file: Path) -> Manifest:
     """Restore a backup into an empty database, and verify that nothing is missing.
 
     Args:
-        dsn: of a database without tables of the application; a failed restore leaves it unusable.
+        dsn: of a database without tables of the application, and without other clients, which
+            would write between its tables; a failed restore leaves it unusable.
         file: of the backup.
 
     Raises:
@@ -166,12 +169,17 @@ async def restore(dsn: str, file: Path) -> Manifest:
     database = Database(dsn)
     try:
         facts = await facts_of(database)
-        if facts.schema:
-            raise StoreError(
-                "expected an empty database, found one with a schema: create a new one, such as "
-                "with `createdb`"
-            )
+    finally:
+        await database.close()
+    if facts.schema:
+        raise StoreError(
+            "expected an empty database, found one with a schema: create a new one, such as "
+            "with `createdb`"
+        )
+    database = Database(dsn)
+    try:
         async with database.patient_session(as_owner=True) as session:
+            await _expect_alone(session)
             (server,) = await session.fetch(queries()["backup_facts"])
             if server["major"] < manifest.major:
                 raise StoreError(
@@ -197,6 +205,23 @@ async def restore(dsn: str, file: Path) -> Manifest:
         return manifest
     finally:
         await database.close()
+
+
+async def _expect_alone(session: Session) -> None:
+    """Expect no other client of the database; one that was just closed may be listed for a moment.
+
+    Raises:
+        StoreError: there is one.
+    """
+    for _ in range(_LEAVING_S):
+        others = await session.fetchval(queries()["other_sessions"])
+        if not others:
+            return
+        await asyncio.sleep(1)
+    raise StoreError(
+        f"expected no other client of the database, found {others}: stop the service first, and "
+        "whatever else is connected, since it would write between the restored tables"
+    )
 
 
 async def _install(database: Database, version: str) -> None:

@@ -53,7 +53,8 @@ class OffboardingRepository(EquipmentRepository, HealthRepository):
             UnknownError: there is no such tenant.
             InputError: the directory exists.
         """
-        await self._check_tenant(tenant)
+        if not await self._has_tenant(tenant):
+            raise _unknown(tenant)
         try:
             directory.mkdir(mode=0o700, parents=True)
             (directory / "readings").mkdir(mode=0o700)
@@ -109,13 +110,14 @@ class OffboardingRepository(EquipmentRepository, HealthRepository):
         A removal that was interrupted goes on when it is repeated.
 
         Args:
-            tenant: that exists, and is not `default`.
+            tenant: that exists, or was removed before and has rows again, written by a request
+                that was under way; not `default`.
 
         Returns:
             The rows that still name it: none but those that are kept for good.
 
         Raises:
-            UnknownError: there is no such tenant.
+            UnknownError: there is no such tenant, and no row of one.
             InputError: it is `default`, which owns what nobody else does.
         """
         if tenant == DEFAULT_TENANT:
@@ -124,7 +126,11 @@ class OffboardingRepository(EquipmentRepository, HealthRepository):
                 "installation has: delete its machines instead",
                 "tenant",
             )
-        await self._check_tenant(tenant)
+        is_known = await self._has_tenant(tenant)
+        if not is_known and not any(
+            each.rows for each in await self.tenant_rows(tenant) if not each.kept
+        ):
+            raise _unknown(tenant)
         actor = current_caller().actor
         # first, so that nobody writes for the tenant while it is removed
         await self._database.once("remove_keys", tenant)
@@ -141,7 +147,7 @@ class OffboardingRepository(EquipmentRepository, HealthRepository):
         async with self._database.patient_session() as session, session.transaction():
             await session.fetch(named["allow_decompression"])
             await session.execute(named["remove_shadow_answers"], tenant)
-            if not await session.fetch(named["remove_tenant"], tenant):
+            if not await session.fetch(named["remove_tenant"], tenant) and is_known:
                 raise StoreError(f"expected the tenant '{tenant}', found that it is gone: check it")
         return await self.tenant_rows(tenant)
 
@@ -150,12 +156,15 @@ class OffboardingRepository(EquipmentRepository, HealthRepository):
         rows = await self._database.fetch("tenant_rows", tenant)
         return [Remaining(**row) for row in rows]
 
-    async def _check_tenant(self, tenant: str) -> None:
+    async def _has_tenant(self, tenant: str) -> bool:
         (row,) = await self._database.fetch("has_tenant", tenant)
-        if not row[0]:
-            raise UnknownError(
-                f"expected the name of a tenant, found '{tenant}': see `hydraulic tenants list`"
-            )
+        return bool(row[0])
+
+
+def _unknown(tenant: str) -> UnknownError:
+    return UnknownError(
+        f"expected the name of a tenant, found '{tenant}': see `hydraulic tenants list`"
+    )
 
 
 @contextmanager

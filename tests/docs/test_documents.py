@@ -65,6 +65,7 @@ WRITTEN = ("var/", "train_FD", "test_FD", "cluster/secrets", "cluster/import", "
 """Beginnings of paths that a command of the documents or their reader writes."""
 FOREIGN_OPTIONS = {
     "buildah": {"--format"},
+    "createdb": {"--host", "--username"},
     "curl": {"--data-binary"},
     "datamodel-codegen": {"--output", "--url", "--use-annotated"},
     "docker": {
@@ -72,12 +73,15 @@ FOREIGN_OPTIONS = {
         "--build-arg",
         "--detach",
         "--file",
+        "--force",
+        "--out",
         "--profile",
         "--quiet",
         "--rm",
         "--secret",
         "--tag",
         "--target",
+        "--username",
         "--wait",
     },
     "du": {"--max-depth"},
@@ -88,12 +92,15 @@ FOREIGN_OPTIONS = {
         "--current", "--dry-run", "--duration", "--follow", "--for", "--force-conflicts", "--from",
         "--from-file", "--from-literal", "--ignore-not-found", "--namespace", "--output", "--patch",
         "--server-side", "--timeout", "--type", "--watch", "--all", "--decode", "--minify", "--raw",
+        "--flatten",
     },
     "openapi-python-client": {"--meta", "--output-path", "--path", "--url"},
     "pg_basebackup": {"--checkpoint", "--dbname", "--pgdata"},
     "pip": {"--constraint", "--editable"},
     "prometheus": {"--config.file", "--web.listen-address"},
+    "psql": {"--command"},
     "py-spy": {"--pid"},
+    "sudo": {"--directory", "--group", "--owner"},
 }  # fmt: skip
 """Options of other projects' programs, which a line may name that begins with the program."""
 

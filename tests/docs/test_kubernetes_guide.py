@@ -20,7 +20,6 @@ from tests.system import PROJECT_DIR
 GUIDE = PAGES["docs/how-to/deploy-on-kubernetes.md"]
 BY_KUBERAY = {("service", "hydraulic-diagnostics-serve-svc")}
 """KubeRay makes it; the name is that of the RayService with an ending."""
-MADE_BY_GUIDE = {("job", "fleet-now")}
 
 
 def lines() -> list[str]:
@@ -103,7 +102,7 @@ def test_resources_are_in_the_manifests():
             if word.startswith("--from=")
         }
     assert len(named) > 3
-    assert named - resources() - BY_KUBERAY - MADE_BY_GUIDE == set()
+    assert named - resources() - BY_KUBERAY == set()
 
 
 def test_secrets_are_those_that_the_manifests_refer_to():

@@ -8,6 +8,12 @@ select
     (select extversion from pg_extension where extname = 'timescaledb') as timescaledb,
     (select rolsuper or rolbypassrls from pg_roles where rolname = current_user) as sees_all;
 
+-- name: other_sessions
+-- How many other clients are connected to this database; the kind of another role's is hidden.
+select count(*)::integer from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()
+    and coalesce(backend_type, 'client backend') = 'client backend';
+
 -- name: lock_all
 -- Keep all tables with their chunks as they are, for readers and writers of rows no hindrance.
 do $$

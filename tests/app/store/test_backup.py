@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from app.cli.main import main
@@ -175,6 +176,23 @@ async def test_database_with_a_schema_and_existing_file_are_not_overwritten(
         await restore(database_dsn, file)
     with pytest.raises(StoreError, match="expected the name of a new file"):
         await back_up(database_dsn, file)
+
+
+async def test_database_with_other_clients_is_refused(
+    written: Store,
+    database_dsn: str,
+    restored_dsn: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    file = tmp_path / "hydraulic.dump"
+    await back_up(database_dsn, file)
+    monkeypatch.setattr(backup, "_LEAVING_S", 1)
+    other = await asyncpg.connect(restored_dsn)
+    with pytest.raises(StoreError, match="no other client of the database, found 1: stop the"):
+        await restore(restored_dsn, file)
+    await other.close()
+    await restore(restored_dsn, file)
 
 
 async def test_missing_rows_are_found(

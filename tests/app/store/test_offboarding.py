@@ -96,6 +96,16 @@ async def test_removed_tenant_leaves_only_what_is_kept_and_the_other_one_everyth
         await two.remove_tenant("north")
 
 
+async def test_rows_that_came_late_are_removed_by_repetition(two: Store):
+    await two.remove_tenant("north")
+    await insert(two, healthy("north-late", NOON, 0.5, "watch", "north-1"), tenant="north")
+    assert any(each.rows for each in await two.tenant_rows("north") if not each.kept)
+    left = await two.remove_tenant("north")
+    assert not any(each.rows for each in left if not each.kept)
+    with pytest.raises(UnknownError):
+        await two.remove_tenant("north")
+
+
 async def test_removal_that_fails_can_be_repeated(two: Store, monkeypatch: pytest.MonkeyPatch):
     async def refuse() -> None:
         raise StoreUnavailable("busy")

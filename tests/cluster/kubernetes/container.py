@@ -134,6 +134,11 @@ def environment(container: Manifest, around: Surroundings) -> dict[str, str]:
     """
     found = {"PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
     found |= around.variables
+    for source in container.get("envFrom", ()):
+        secret = source["secretRef"]["name"]
+        values = {key: value for (name, key), value in around.secrets.items() if name == secret}
+        assert values, f"expected values of the secret {secret}"
+        found |= values
     for variable in container.get("env", ()):
         if "value" in variable:
             found[variable["name"]] = variable["value"]

@@ -40,6 +40,7 @@ from tests.cluster.kubernetes.container import (
 )
 from tests.cluster.kubernetes.manifests import OVERLAYS, Pod, of_kind, pods, render
 from tests.cluster.monitoring.debian import installed
+from tests.s3 import BUCKET, s3_server
 from tests.waiting import wait_until
 
 TOKEN = "token-of-the-account"
@@ -233,8 +234,10 @@ def test_entrypoint_of_the_training_starts_and_reads_the_database(
     job = of_kind(render("training/cpu"), "RayJob")["training"]
     head = pods([job])[0]
     words = shlex.split(job["spec"]["entrypoint"])
-    with relay(database_dsn) as dsn:
-        around = Surroundings(tmp_path, {("hydraulic-database", "dsn"): dsn})
+    with relay(database_dsn) as dsn, s3_server(tmp_path / "s3.log") as variables:
+        storage = variables | {"HYDRAULIC_STORAGE_URL": f"s3://{BUCKET}/hydraulic"}
+        secrets = {("hydraulic-storage", name): value for name, value in storage.items()}
+        around = Surroundings(tmp_path, secrets | {("hydraulic-database", "dsn"): dsn})
         status, text = run(head, named(head.containers, "ray-head"), around, words)
     assert status == 1, text
     assert "press-*" in text.splitlines()[-1]

@@ -26,7 +26,10 @@ SECRETS = {
     "hydraulic-api-key": {"api-key"},
     "hydraulic-redis": {"password"},
     "hydraulic-ray-token": {"auth_token"},
-}
+    "hydraulic-storage": {
+        "HYDRAULIC_STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+    },
+}  # fmt: skip
 """Secrets with their keys that an operator creates; the guide has the commands."""
 CALLERS = {"ray-head", "ray-worker", "fleet-scoring"}
 """Accounts whose pods call the API server."""
@@ -112,6 +115,9 @@ def tagged(pod: Pod) -> Iterator[str]:
 
 def no_plain_secrets(pod: Pod) -> Iterator[str]:
     for container in pod.containers:
+        for source in container.get("envFrom", ()):
+            if source.get("secretRef", {}).get("name") not in SECRETS:
+                yield f"{container['name']} refers to an unknown secret {source}"
         for variable in container.get("env", ()):
             is_secret = any(part in variable["name"] for part in SECRET_NAMES)
             if is_secret and "value" in variable:
