@@ -53,8 +53,9 @@ def references_of(
 
     Without a baseline these are the references of the design. With one, a spec that was trained
     with the baselines of machines takes the machine's own statistics instead. A spec that was
-    trained with references of designs keeps their spreads, which are of all conditions of training,
-    and moves the rest by the difference between this machine and the design while healthy. Both
+    trained with references of the design keeps their spreads, which are of all conditions of
+    training, and moves the rest by the difference between this machine and the design while
+    healthy; so does a spec for a design of which no training machine had a baseline. Both
     accept what is usual of the design as no fault of a sensor; of a design that was not trained,
     readings `UNTRAINED_ROUGHNESS` as rough as the baseline's, since wear makes readings rougher. A
     sensor that the baseline lacks keeps the reference of its design.
@@ -79,7 +80,7 @@ def references_of(
             continue
         own = reference_of(moments, sensor, baseline.statistics, spec.statistics, spec.spread_floor)
         usual = of_design.get(sensor.sensor_id)
-        if spec.normalisation == "design":
+        if not spec.takes_own_references(equipment.design):
             if usual is None:  # the network was not trained with it
                 continue
             own = _moved(own, usual, spec.healthy[equipment.design][sensor.sensor_id])
@@ -133,7 +134,7 @@ def _check_spec(spec: "FeatureSpec", design: str, baseline: Baseline) -> None:
             "reads, found one without them: record the baseline again, with PUT "
             "/v1/equipment/{id}/baseline"
         )
-    if spec.normalisation == "machine":
+    if spec.takes_own_references(design):
         return
     if design not in spec.references:
         raise WindowError(

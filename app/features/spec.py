@@ -45,8 +45,9 @@ class FeatureSpec(BaseModel):
     `normalisation` says what the features of training were distances from: `design`, the
     references here; `machine`, the baseline of each machine, and the statistics here are of the
     windows of all baselines together. `spread_floor` is that of the training. `healthy` has the
-    `mean` of healthy training windows alone, by design and sensor id, and `types` the types of the
-    trained components, by design and component id; earlier checkpoints state neither.
+    `mean` of healthy training windows alone, by design and sensor id, of designs whose references
+    a baseline moves (`takes_own_references`), and `types` the types of the trained components, by
+    design and component id; earlier checkpoints state neither.
     `life_scales` has the factor of designs whose lives are longer or shorter than the network's
     unit: remaining lives are multiplied by it, rates divided; 1 for all others.
     `baseline_machines` has the number of machines of a design whose baselines the references pool;
@@ -91,6 +92,14 @@ class FeatureSpec(BaseModel):
     def features(self) -> int:
         """Number of features of a step: the statistics and the coverage."""
         return len(self.statistics) + 1
+
+    def takes_own_references(self, design: str) -> bool:
+        """Return whether a baseline replaces the references of a machine, instead of moving them.
+
+        It does as in training: not in a design of which no training machine had a baseline. A
+        checkpoint that does not state their number may have had some.
+        """
+        return self.normalisation == "machine" and self.baseline_machines.get(design, 1) > 0
 
     def needs_baseline(self, design: str) -> bool:
         """Return whether a machine of a trained design needs a baseline of its own.

@@ -97,9 +97,10 @@ def _fitted(
     healthy: Observed | None = None
     baselines: Observed | None = None
     is_by_machine = config.machine_baseline_h > 0
+    has_baselines = is_by_machine and machines > 0
     for values_BSN, is_healthy_B, is_baseline_B in batches:
         every = _joined(every, values_BSN, equipment, config)
-        if is_by_machine:
+        if has_baselines:
             baselines = _joined(baselines, values_BSN[is_baseline_B], equipment, config)
         else:
             healthy = _joined(healthy, values_BSN[is_healthy_B], equipment, config)

@@ -11,7 +11,7 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import Manifest
 from app.checkpoint.predictor import open_predictor
-from app.core.errors import UntrainedDesign
+from app.core.errors import UntrainedDesign, WindowError
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
@@ -22,6 +22,7 @@ from app.diagnosis.untrained import UNTRAINED_WIDENING
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.baseline import Baseline
 from app.features.binning import Floats
+from app.features.normalisation import references_of
 from app.features.references import baseline_of, observe
 from app.features.spec import FeatureSpec, Limits
 from app.schemas.equipment import Equipment
@@ -153,7 +154,11 @@ def test_trained_design_needs_a_baseline_where_its_references_are_of_several_mac
     stated = {} if machines is None else {RIG.design: machines}
     limits = Limits(window=0.0, sensors=dict.fromkeys(RIG.sensor_ids, 0.0))
     spec = machine_spec().model_copy(
-        update={"baseline_machines": stated, "limits": {RIG.design: limits}}
+        update={
+            "baseline_machines": stated,
+            "limits": {RIG.design: limits},
+            "healthy": rig_spec().healthy,
+        }
     )
     values_WSN, _ = cycles()
     healthy_WSN = np.tile(values_WSN[:8], (4, 1, 1))
@@ -233,3 +238,19 @@ def test_untrained_design_has_heads_of_its_types_no_grades_and_wider_intervals(
     trained = PredictionDecoder.of("1", RIG, manifest, spec, calibration)
     assert trained.design_trained
     assert trained.calibrations["valve"].health_reach == 9.0
+
+
+def test_design_without_baselines_in_training_has_its_references_moved() -> None:
+    by_design = shipped().feature_spec
+    values_WSN, _ = cycles()
+    baseline = baseline_of(observe(values_WSN[:30], RIG), RIG)
+
+    def by_machine(machines: int) -> FeatureSpec:
+        counts = {"normalisation": "machine", "baseline_machines": {RIG.design: machines}}
+        return by_design.model_copy(update=counts)
+
+    moved = references_of(RIG, by_design, baseline)
+    assert references_of(RIG, by_machine(0), baseline) == moved
+    assert references_of(RIG, by_machine(1), baseline) != moved
+    with pytest.raises(WindowError, match="delete the machine's baseline"):
+        references_of(RIG, by_machine(0).model_copy(update={"healthy": {}}), baseline)
