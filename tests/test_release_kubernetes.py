@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from app.release.clients.serve_api import ray_token
+from app.store.embedded.server import ensure_embedded, release_embedded
 from tests.app.release.kubernetes.conftest import PLACE, RELEASER, RIGHTS, stored
 from tests.constant_load import answers_of, sending, wait_for_answers
 from tests.kuberay import TOKEN, Operator, operating
@@ -55,11 +56,13 @@ def operator(system: System, server: ApiServer) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def release(system: System, server: ApiServer, tmp_path: Path) -> Command:
+def release(system: System, server: ApiServer, tmp_path: Path) -> Iterator[Command]:
     """Start `hydraulic release`, configured as in a pod that is not the head's."""
     token = tmp_path / "token"
     token.write_text(RELEASER)
+    postgres = (system.var_dir / "postgres").resolve()
     variables = {
+        "HYDRAULIC_DSN": ensure_embedded(postgres),
         "HYDRAULIC_VAR_DIR": str(system.var_dir),
         "HYDRAULIC_RAYSERVICE": PLACE,
         "HYDRAULIC_KUBERNETES_URL": server.url,
@@ -80,7 +83,8 @@ def release(system: System, server: ApiServer, tmp_path: Path) -> Command:
             text=True,
         )
 
-    return start
+    yield start
+    release_embedded(postgres)
 
 
 def done(process: "subprocess.Popen[str]") -> str:

@@ -16,15 +16,20 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Reach = Annotated[float, Field(ge=0)]
 
+SURE_HEALTH = 0.95
+"""Predicted health from which a component without grades counts as new. Most are, and one reach
+for all would cover these and hardly any of the others."""
+
 
 class ComponentCalibration(BaseModel):
     """Calibration of one component.
 
     Args:
-        health_reach: half width of the interval of health, in spreads; of a graded component, where
-            the probability of its condition is at least `Calibration.coverage`.
-        unsure_reach: the same of a graded component below that probability; the default covers 90 %
-            of any distribution (Chebyshev's inequality), for files that lack it.
+        health_reach: half width of the interval of health, in spreads, of an answer that is sure:
+            of a graded component, where the probability of its condition is at least
+            `Calibration.coverage`; of any other, where its health is at least `SURE_HEALTH`.
+        unsure_reach: the same of all other answers; the default covers 90 % of any distribution
+            (Chebyshev's inequality), for files that lack it.
         rul_reach: half width of the interval of remaining life, in spreads.
         rate_reach: half width of the interval of the degradation rate, in health per 1000 operating
             hours; None where no held-out window had a rate.

@@ -14,7 +14,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.checkpoint.calibration import UNCALIBRATED, Calibration, ComponentCalibration
+from app.checkpoint.calibration import (
+    SURE_HEALTH,
+    UNCALIBRATED,
+    Calibration,
+    ComponentCalibration,
+)
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
 from app.diagnosis.untrained import calibrations_by_type, heads_by_type
@@ -225,8 +230,8 @@ class PredictionDecoder:
         is_graded_V = count_V > 0
         has_condition_WV = np.isfinite(own_WVK.sum(-1)) & is_graded_V
         confidence_WV = _rounded(own_WVK.max(-1), 1.0)
-        is_unsure_WV = is_graded_V & (confidence_WV < self.coverage)
         health_WV = np.where(is_graded_V, mean_WV, prediction.health_WV)
+        is_unsure_WV = np.where(is_graded_V, confidence_WV < self.coverage, health_WV < SURE_HEALTH)
         spread_WV = np.where(is_graded_V, deviation_WV, prediction.spread_WV)
         reach_WV = spread_WV * np.where(
             is_unsure_WV,

@@ -66,6 +66,7 @@ def _widened(trained: Sequence[ComponentCalibration]) -> ComponentCalibration:
     caps_h = [each.rul_cap_h for each in trained if each.rul_cap_h is not None]
     return ComponentCalibration(
         health_reach=UNTRAINED_WIDENING * max((e.health_reach for e in trained), default=unknown),
+        unsure_reach=UNTRAINED_WIDENING * max((e.unsure_reach for e in trained), default=unknown),
         rul_reach=UNTRAINED_WIDENING * max((e.rul_reach for e in trained), default=unknown),
         most_spread=min(spreads, default=None),
         rul_cap_h=max(caps_h, default=None),

@@ -119,7 +119,7 @@ class Options:
         Path | None,
         typer.Option(
             help="File of releases, weights and thresholds.",
-            show_default="HYDRAULIC_SERVE_CONFIG",
+            show_default="HYDRAULIC_SERVE_CONFIG, or serve_config.yaml",
         ),
     ] = None
     run: Annotated[

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -244,7 +245,8 @@ async def register(checkpoint: str, run: str | None, report: Report, *, dry_run:
     """
     settings = Settings()
     with _on_this_machine(checkpoint) as directory:
-        if not dry_run and find_spec("mlflow") is None:  # as in the images
+        is_named = run is not None or bool(os.environ.get("MLFLOW_TRACKING_URI"))
+        if not dry_run and not is_named and find_spec("mlflow") is None:  # as in the images
             await register_once(directory, settings, report)
             return
         tags = await assess(directory, settings, report)

@@ -213,11 +213,12 @@ async def _expect_alone(session: Session) -> None:
     Raises:
         StoreError: there is one.
     """
-    for _ in range(_LEAVING_S):
+    for seconds_left in range(_LEAVING_S, -1, -1):
         others = await session.fetchval(queries()["other_sessions"])
         if not others:
             return
-        await asyncio.sleep(1)
+        if seconds_left:
+            await asyncio.sleep(1)
     raise StoreError(
         f"expected no other client of the database, found {others}: stop the service first, and "
         "whatever else is connected, since it would write between the restored tables"
@@ -234,6 +235,13 @@ async def _install(database: Database, version: str) -> None:
                 f"expected TimescaleDB {version} on the server, as in the backup, found: {error}: "
                 "install that version; it can be updated after the restore"
             ) from error
+        # a database made from a template that has the extension
+        found = await session.fetchval(queries()["installed_timescaledb"])
+        if found != version:
+            raise StoreError(
+                f"expected TimescaleDB {version} in the database, as in the backup, found {found}: "
+                "make the database with `createdb --template template0`"
+            )
     async with database.patient_session(as_owner=True) as session:
         await session.execute(queries()["pre_restore"])
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from app.checkpoint.calibration import SURE_HEALTH
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
 from app.core.settings import PROJECT_DIR
@@ -154,6 +155,7 @@ def _health(cases: Sequence[Case]) -> Mapping[str, float]:
     error_R = np.abs(health_R - true_R)
     covered_R = (low_R <= true_R) & (true_R <= high_R)
     worn_R = severity_R > 0.0
+    said_worn_R = health_R < SURE_HEALTH
     place_R = np.digitize(severity_R, BINS[1:-1])
     even = [
         float(error_R[worn_R & (place_R == place)].mean())
@@ -168,6 +170,7 @@ def _health(cases: Sequence[Case]) -> Mapping[str, float]:
         "mae_even_severities": float(np.mean(even)),
         "coverage": float(covered_R.mean()),
         "coverage_worn": float(covered_R[worn_R].mean()),
+        "coverage_said_worn": float(covered_R[said_worn_R].mean()),
         "severe_said_healthy": float((low_R[severe_R] > 1.0 - SEVERE).mean()),
     }
 

@@ -72,6 +72,7 @@ def _fresh_machines(section: Found) -> list[str]:
             f"{row[part]['mae_even_severities']:.3f}",
             percent(row[part]["coverage"]),
             percent(row[part]["coverage_worn"]),
+            percent(row[part]["coverage_said_worn"]),
             percent(row[part]["severe_said_healthy"]),
         ]
         for row in rows
@@ -122,6 +123,7 @@ def _fresh_machines(section: Found) -> list[str]:
                 "worn",
                 "intervals right",
                 "of worn",
+                "of those said worn",
                 "severe said healthy",
             ],
             health,

@@ -16,9 +16,12 @@ BLOCKS = "".join(re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)).replace("\\\n
 LINES = [shlex.split(line) for line in BLOCKS.splitlines()]
 OF_COMPOSE = {
     "config": {"--quiet"}, "up": {"--detach", "--wait"}, "ps": set(),
-    "exec": set(), "run": {"--rm"}, "stop": set(), "down": set(),
+    "exec": set(), "run": {"--rm"}, "stop": set(), "down": set(), "cp": set(),
 }  # fmt: skip
 """Subcommands of `docker compose` with the options that the guide may use."""
+OF_POSTGRESQL = {
+    "createdb": {"--template", "--username"}, "dropdb": {"--force", "--username"},
+}  # fmt: skip
 OF_BUILD = {"--file", "--target", "--tag", "--secret"}
 
 
@@ -41,7 +44,8 @@ def accepts(words: list[str]) -> None:
 
 
 def test_every_line_is_a_known_program():
-    assert {line[0] for line in LINES} == {"docker", "python3", "curl"}
+    lines = [line for line in LINES if not line[0].startswith("now=")]
+    assert {line[0] for line in lines} == {"docker", "python3", "curl", "sudo"}
     assert {line[1] for line in LINES if line[0] == "docker"} == {
         "build", "compose", "image", "run",
     }  # fmt: skip
@@ -62,13 +66,16 @@ def test_command_of_compose_names_services_and_profiles(words: list[str]):
     options = [word for word in rest if word.startswith("--")]
     if command in ("exec", "run"):
         options = [word for word in rest[:1] if word.startswith("--")]
-        service, *inner = [word for word in rest if word not in options]
+        service, *inner = rest[len(options) :]
         assert service in COMPOSE["services"]
         assert set(COMPOSE["services"][service].get("profiles", ())) <= active
         entry = COMPOSE["services"][service].get("entrypoint", [])
         whole = [*entry, *inner] if command == "run" else inner
         if whole[0] == "hydraulic":
             accepts(whole[1:])
+        elif whole[0] in OF_POSTGRESQL:
+            named = {word for word in whole if word.startswith("--")}
+            assert named <= OF_POSTGRESQL[whole[0]]
         else:
             assert whole[0] == "cat"
     assert set(options) <= OF_COMPOSE[command]

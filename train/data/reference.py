@@ -46,8 +46,10 @@ def fit_spec(windows: Windows, chosen_W: Integers, config: TrainConfig) -> Featu
         ValueError: no window was chosen.
     """
     is_healthy_W = healthy_windows(windows)
-    baseline_W = chosen_W[windows.baseline_W[chosen_W]]
-    machines = len(np.unique(windows.labels.machine_W[baseline_W]))
+    machine_W = windows.labels.machine_W
+    # also those whose baselines are outside of the fold: their windows are normalised by them
+    with_baseline = np.unique(machine_W[windows.baseline_W])
+    machines = len(np.intersect1d(machine_W[chosen_W], with_baseline))
     batches = (
         _Batch(values_BSN, is_healthy_W[position_B], windows.baseline_W[position_B])
         for position_B, values_BSN in windows.batches(chosen_W)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.checkpoint.calibration import SURE_HEALTH, Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.model.grades import ordinal_probability
 from train.data.labels import HOUR_US, Booleans, evenly_spaced
@@ -56,8 +56,8 @@ class Residuals(NamedTuple):
     """Residuals of held-out windows in spreads, of all components of a design or of several.
 
     Args:
-        health: where the condition is sure, and of components without grades.
-        unsure: of health where the condition is not sure.
+        health: where the answer is sure, as `ComponentCalibration` has it.
+        unsure: of health where it is not.
         rul: of remaining life.
     """
 
@@ -70,7 +70,7 @@ class Residuals(NamedTuple):
         """Return the residuals of a design's held-out windows."""
         labels, cap_h = rows.labels, rows.cap_h
         known_RV = np.broadcast_to(rows.scored_R[:, None], labels.health_WV.shape)
-        is_unsure_RV = answers.probability_RVK.max(-1) < COVERAGE
+        is_unsure_RV = _is_unsure(answers, COVERAGE)
         health_RV = residuals(
             labels.health_WV, np.clip(answers.health_RV, 0.0, 1.0), answers.spread_RV
         )
@@ -111,10 +111,10 @@ def calibrate(
     found: dict[str, Uncertainty] = {}
     shipped: dict[str, ComponentCalibration] = {}
     stated = Calibration(coverage=COVERAGE) if given is None else given.calibration
-    confidence_RV = answers.probability_RVK.max(-1)
+    is_unsure_RV = _is_unsure(answers, stated.coverage)
     for v, component in enumerate(equipment.components):
         before = stated.of(equipment.design, component.component_id)
-        is_unsure_R = confidence_RV[:, v] < stated.coverage
+        is_unsure_R = is_unsure_RV[:, v]
         health, health_figures = _intervals(
             rows, labels.health_WV[:, v], answers.health_RV[:, v], answers.spread_RV[:, v],
             is_unsure_R, 1.0,
@@ -136,13 +136,13 @@ def calibrate(
         figures = Uncertainty(health=health_figures, rul=rul_figures)
         if health_figures is not None:
             update["health_reach"] = health_figures.reach
+            if health_figures.unsure_reach is not None:
+                update["unsure_reach"] = health_figures.unsure_reach
         if rul_figures is not None:
             update |= {"rul_reach": rul_figures.reach, "rul_cap_h": rows.cap_h}
         if is_enough(int(np.isfinite(rate_R).sum()), COVERAGE):
             update["rate_reach"] = quantile(rate_R[np.isfinite(rate_R)], COVERAGE)
         if rows.known_grades(v).any():
-            if health_figures is not None and health_figures.unsure_reach is not None:
-                update["unsure_reach"] = health_figures.unsure_reach
             stated_figures = _stated(rows, v, temperatures, answers.probability_RVK)
             figures = figures.model_copy(update=stated_figures)
         shipped[component.component_id] = before.model_copy(update=update)
@@ -178,6 +178,15 @@ def pooled_calibration(
     return found
 
 
+def _is_unsure(answers: Answers, coverage: float) -> Booleans:
+    """Mark the answers about health whose intervals have the reach of unsure ones, [R, V]."""
+    confidence_RV = answers.probability_RVK.max(-1)  # NaN without grades
+    is_unsure_RV: Booleans = np.where(
+        np.isfinite(confidence_RV), confidence_RV < coverage, answers.health_RV < SURE_HEALTH
+    )
+    return is_unsure_RV
+
+
 def _stated(
     rows: Rows, v: int, temperatures: Temperatures, probability_RVK: Doubles
 ) -> dict[str, float | tuple[tuple[float, float, int], ...]]:
@@ -205,9 +214,9 @@ def _intervals(
 ) -> tuple[Band | None, IntervalFigures | None]:
     """Fit and check the intervals of one quantity, sure and unsure windows apart.
 
-    The spread alone would not do for grades: a wrong grade is many spreads away where the condition
-    is sure, and most windows are sure, so one reach for all would cover these and hardly any of the
-    unsure ones (Mondrian conformal prediction, Vovk et al., 2003).
+    The spread alone would not do: a wrong grade is many spreads away where the condition is sure,
+    and most windows are sure, or as new, so one reach for all would cover these and hardly any of
+    the others (Mondrian conformal prediction, Vovk et al., 2003).
     """
     known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(predicted_R)
     if not known_R.any() or cap <= 0:

@@ -88,9 +88,9 @@ class IntervalFigures(_Record):
 
     `reach` is the shipped one; coverage and mean width are with the reach of the other folds. It is
     `pooled` where the component has too few windows and the reach is that of the other designs. The
-    width is in health, or in operating hours for remaining life. `unsure` counts the windows of a
-    graded component whose condition has a lower probability than the stated coverage: these have a
-    reach of their own, and `unsure_coverage`, None without any.
+    width is in health, or in operating hours for remaining life. `unsure` counts the windows whose
+    answer about health is not sure, as `ComponentCalibration` has it: these have a reach of their
+    own, and `unsure_coverage`, None without any.
     """
 
     reach: float

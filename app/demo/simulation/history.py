@@ -170,7 +170,8 @@ def record_gapless(
         unit: the machine.
         start_h: operating hour of the beginning.
         hours: length; may be infinite.
-        plan: returns the wear at present, before each part; default: the machine's.
+        plan: returns the wear at present, before each part and before the warm start; default: the
+            machine's.
     """
     design, circuit = unit.design, unit.design.circuit
     instruments = [sensor for _, sensor in design.sensors]
@@ -186,7 +187,8 @@ def record_gapless(
         random = unit.random(3, job)
         ambient_W = np.array([unit.ambient(hour, unit.random(4, int(hour // 24)))])
         if state is None:
-            state = _warm_state(unit, hour, ambient_W, random)
+            worn = unit if plan is None else unit.with_plan(plan())
+            state = _warm_state(worn, hour, ambient_W, random)
         knots, signals = timeline(
             design.duty, unit.style, int(hour // SHIFT_H), seconds + 1, random, last_U
         )

@@ -9,10 +9,11 @@ select
     (select rolsuper or rolbypassrls from pg_roles where rolname = current_user) as sees_all;
 
 -- name: other_sessions
--- How many other clients are connected to this database; the kind of another role's is hidden.
+-- How many other clients are connected to this database. Of another role's session the kind is
+-- hidden: one without a role, or of the first role, is taken for a worker of the server.
 select count(*)::integer from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid()
-    and coalesce(backend_type, 'client backend') = 'client backend';
+    and (backend_type = 'client backend' or (backend_type is null and usesysid <> 10));
 
 -- name: lock_all
 -- Keep all tables with their chunks as they are, for readers and writers of rows no hindrance.
@@ -67,6 +68,10 @@ begin
     );
 end
 $$;
+
+-- name: installed_timescaledb
+-- The installed version of TimescaleDB.
+select extversion from pg_extension where extname = 'timescaledb';
 
 -- name: set_restored_version
 -- The version for `install_timescaledb`.

@@ -84,11 +84,14 @@ def test_interval_reaches_as_far_as_the_calibration_says() -> None:
         stated = ComponentCalibration(**calibration)  # type: ignore[arg-type]
         return decoded(decoder(stated, grades=()), health=health)
 
-    assert health_of(found()) == (0.5, (0.3355, 0.6645))
+    assert health_of(found()) == (0.5, (0.1838, 0.8162))
     assert found().basis == "labels"
-    assert found(health_reach=2.0).interval == (0.3, 0.7)
-    assert found(health_reach=0.0).interval == (0.5, 0.5)
+    assert found(unsure_reach=2.0, health_reach=0.0).interval == (0.3, 0.7)
+    assert found(unsure_reach=0.0).interval == (0.5, 0.5)
+    # as new: the reach of sure answers
     assert found(0.95).interval == (0.7855, 1.0)
+    assert found(0.95, health_reach=2.0, unsure_reach=0.0).interval == (0.75, 1.0)
+    assert found(0.94, health_reach=0.0, unsure_reach=1.0).interval == (0.84, 1.0)
 
 
 def test_health_of_graded_component_is_the_mean_of_its_grades() -> None:

@@ -233,6 +233,7 @@ def test_untrained_design_has_heads_of_its_types_no_grades_and_wider_intervals(
     assert not any(decoder.has("grade", each) for each in PRESS.component_ids)
     pump, valve = decoder.calibrations["pump"], decoder.calibrations["valve"]
     assert (pump.health_reach, pump.rul_cap_h) == (UNTRAINED_WIDENING * 2.5, 90.0)
+    assert pump.unsure_reach == UNTRAINED_WIDENING * stated.unsure_reach
     # intervals of graded components are of another spread: those of other types count
     assert valve.health_reach == pump.health_reach
     trained = PredictionDecoder.of("1", RIG, manifest, spec, calibration)

@@ -105,3 +105,12 @@ def test_aliases_change_with_the_largest_weight_and_with_a_deployment():
     assert new_aliases({"1": 100, "2": 0}, {"1": 40, "2": 60}, None) == {"champion": "2"}
     assert new_aliases({"1": 100, "2": 0}, {"1": 100, "2": 0, "3": 0}, "3") == {"challenger": "3"}
     assert new_aliases({"1": 90, "2": 10}, {"1": 80, "2": 20}, None) == {}
+
+
+def test_release_on_kubernetes_needs_the_database_of_its_history(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRAULIC_RAYSERVICE", "plant/diagnostics")
+    monkeypatch.setenv("HYDRAULIC_API_KEY", "k" * 32)
+    monkeypatch.delenv("HYDRAULIC_DSN", raising=False)
+    status, _, err = run("status")
+    assert status == 1
+    assert "expected HYDRAULIC_DSN with HYDRAULIC_RAYSERVICE" in err

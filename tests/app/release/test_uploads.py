@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from app.checkpoint.files import load
 from app.checkpoint.manifest import MANIFEST, METRICS, sha256_of
-from app.core.errors import CheckpointError
+from app.core.errors import CheckpointError, SettingsError
 from app.core.settings import PROJECT_DIR, Settings
-from app.release import registration, uploads
+from app.release import commands, registration, uploads
 from app.release.service import ReleaseService
 from app.release.source import find_placement
 from app.schemas.releases import UploadAnswer
@@ -98,6 +98,44 @@ async def test_without_mlflow_a_checkpoint_is_named_by_its_content(
     assert load(settings.var_dir / "models" / found.version).manifest.version == found.version
     with pytest.raises(CheckpointError, match="expected version u0 among the shipped or"):
         await asyncio.to_thread(find_placement, "u0", None, None, settings)
+
+
+async def test_command_registers_without_mlflow_unless_a_run_or_a_server_is_named(
+    store: Store,
+    checkpoints: dict[str, Path],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    await store.ping()
+    for module in (commands, registration):
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    lines: list[str] = []
+    source = str(checkpoints["model-1"])
+    await commands.register(source, None, lines.append, dry_run=False)
+    assert lines[-1].startswith("registered as version u")
+    opened: list[Settings] = []
+
+    def refuse(of: Settings) -> None:
+        opened.append(of)
+        raise SettingsError("expected the extra 'release'")
+
+    monkeypatch.setattr(commands, "open_registry", refuse)
+    with pytest.raises(SettingsError):
+        await commands.register(source, "run-1", lines.append, dry_run=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(SettingsError):
+        await commands.register(source, None, lines.append, dry_run=False)
+    assert len(opened) == 2
+
+
+async def test_upload_that_a_pod_would_lose_is_refused(
+    checkpoints: dict[str, Path], settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(registration, "find_spec", lambda _: None)
+    pod = settings.model_copy(update={"rayservice": "plant/diagnostics"})
+    with pytest.raises(SettingsError, match="a pod loses what it keeps"):
+        await registration.register_once(checkpoints["model-1"], pod, print)
 
 
 async def test_archive_that_is_no_checkpoint_is_refused_and_removed(

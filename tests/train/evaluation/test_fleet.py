@@ -54,6 +54,12 @@ def test_each_design_is_evaluated_as_alone_and_all_together(tmp_path: Path) -> N
         together = found.designs[windows.equipment.design]
         for name in ("scorecards", "parts", "grades", "answered", "limits", "split", "notes"):
             assert getattr(together, name) == getattr(alone, name), name
+    spindle = found.designs["mill"].uncertainty["spindle"].health
+    assert spindle is not None
+    # without grades an answer is unsure where the component is not as new
+    assert 0 < spindle.unsure <= spindle.windows
+    stated = found.calibration.of("mill", "spindle")
+    assert (stated.health_reach, stated.unsure_reach) == (spindle.reach, spindle.unsure_reach)
     figures = fleet_figures(found.designs)
     assert figures is not None
     mill, press = (figures.designs[name][THIS] for name in fleet.names)
