@@ -15,6 +15,7 @@ import httpx
 import yaml
 
 from tests.prometheus import RULES, scraping
+from tests.waiting import wait_until
 
 FASTER = 10
 SCRAPE_S = 8
@@ -100,4 +101,11 @@ def alerts_of(url: str, directory: Path) -> Iterator[Alerts]:
     rules = directory / "alerts.yaml"
     rules.write_text(faster(RULES.read_text()))
     with scraping(url, rules, directory, SCRAPE_S) as prometheus:
+        wait_until(lambda: _is_scraped(prometheus), "a first scrape of the service", 60)
         yield Alerts(prometheus)
+
+
+def _is_scraped(prometheus: httpx.Client) -> bool:
+    """Return whether the service was scraped; until then it counts as down."""
+    answer = prometheus.get("/api/v1/query", params={"query": 'up{job="hydraulic"} == 1'})
+    return bool(answer.raise_for_status().json()["data"]["result"])

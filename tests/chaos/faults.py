@@ -142,7 +142,7 @@ def kill_backend(arena: Arena) -> str:
     return f"backend {backend.pid} is gone"
 
 
-@fault("SIGKILL of the database, started again after 5 s")
+@fault("SIGKILL of the database, started again after 5 s", alert="DatabaseUnavailable")
 def kill_database(arena: Arena) -> str:
     pid = arena.database.kill()
     time.sleep(5)
@@ -196,7 +196,7 @@ def fill_disk(arena: Arena) -> str:
     return "the server refused writes for want of space"
 
 
-@fault("database failed over to a standby")
+@fault("database failed over to a standby", may_fire="DatabaseUnavailable")
 def fail_over(arena: Arena) -> str:
     standby = arena.standby()
     primary, arena.database = arena.database, standby

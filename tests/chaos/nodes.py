@@ -81,7 +81,9 @@ def faults(made: Cluster, calm_s: float = 0.0, times: float = 1.0) -> Iterator[t
             time.sleep(calm_s)
             return evidence
 
-        result = measure_under_load(made.nodes[1].url, made.key, made.database, run, fault, times)
+        result = measure_under_load(
+            made.nodes[1].url, made.key, lambda: made.database, run, fault, times
+        )
         made.join(node)
         made.wait_whole()
         yield name, result
