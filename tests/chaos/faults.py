@@ -217,7 +217,7 @@ def reset_connections(arena: Arena) -> str:
     return f"{count} connections were reset, {arena.proxy.resets - count} refused"
 
 
-@fault("5 s of latency to the database for 20 s")
+@fault("5 s of latency to the database for 20 s", alert="DatabaseUnavailable")
 def slow_connections_to_database(arena: Arena) -> str:
     arena.proxy.delay_s = 5.0
     time.sleep(20)
