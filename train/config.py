@@ -205,6 +205,9 @@ class TrainConfig(BaseModel):
 
     health_weight: Strength = 1.0
     """Weight of the divergence of health; the likelihood of the grades has weight 1."""
+    worn_weight: Strength = 0.0
+    """Further weight of the divergence of health of worn components without grades: most are as
+    new, and a model of all alike says too little of the few that are not."""
     rate_weight: Strength = 1.0
     """Weight of the degradation rate's loss."""
     rul_weight: Strength = 4.0

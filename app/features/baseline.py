@@ -7,9 +7,9 @@ those that it was trained with. `app.features.references` measures it.
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.core.errors import WindowError
 from app.features.statistics import Statistic
@@ -47,6 +47,30 @@ class SensorMoments(BaseModel):
     windows: Annotated[int, Field(ge=1)]
 
 
+class Regression(BaseModel):
+    """What the neighbours of a sensor make expected of it; see `app.features.residuals`.
+
+    Args:
+        sensors: ids of the neighbours.
+        weights: of the reading of each a bin before, at the same time and a bin after.
+        constant: added to the weighted sum.
+    """
+
+    model_config = _STRICT
+
+    sensors: tuple[str, ...]
+    weights: tuple[tuple[float, float, float], ...]
+    constant: float
+
+    @model_validator(mode="after")
+    def _sensor_has_weights(self) -> Self:
+        if len(self.sensors) != len(self.weights):
+            raise ValueError(
+                f"expected weights of {len(self.sensors)} sensors, found {len(self.weights)}"
+            )
+        return self
+
+
 class WindowLayout(NamedTuple):
     """How windows are divided: width of a bin, bins of a window, steps, rows of a table."""
 
@@ -69,6 +93,8 @@ class Baseline(BaseModel):
         statistics: columns of the tables.
         layout: of the windows that were measured.
         sensors: by id; a sensor with too few readings is missing.
+        regressions: by sensor id; a sensor without one has no residuals, and the statistics of
+            residuals in its moments are 0.
     """
 
     model_config = _STRICT
@@ -76,6 +102,7 @@ class Baseline(BaseModel):
     statistics: tuple[Statistic, ...]
     layout: WindowLayout
     sensors: Mapping[str, SensorMoments]
+    regressions: Mapping[str, Regression] = Field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:

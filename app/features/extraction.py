@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from app.core.errors import WindowError
 from app.features.binning import Floats
 from app.features.range_checks import range_exceedance
+from app.features.residuals import residuals
 from app.features.sensor_faults import find_faults
 from app.features.sensor_screening import Screening, screen
 from app.features.spec import FeaturePlan
-from app.features.statistics import step_statistics
+from app.features.statistics import OF_RESIDUALS, step_coverage, step_statistics
 
 VALUES_AT_ONCE = 2**14
 """Bins of all sensors computed in one pass: bounds memory, and more at once leave the cache."""
@@ -53,6 +54,8 @@ def normalise(
 ) -> FeatureBatch:
     """Normalise statistics: distance from the reference mean in spreads, clipped, 0.0 where masked.
 
+    Statistics of unknown residuals are 0.0 too.
+
     Args:
         raw_WSTF: statistics, from `step_statistics`.
         coverage_WST: share of each step's bins that have readings.
@@ -70,6 +73,10 @@ def normalise(
     x_WSTF[..., :-1] = np.clip(z_WSTF, -plan.clip, plan.clip, out=z_WSTF)
     x_WSTF[..., -1] = coverage_WST - 1.0
     np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
+    if plan.residuals is not None:
+        for place, name in enumerate(plan.statistics):
+            if name in OF_RESIDUALS:  # an unknown residual is no evidence of anything
+                np.nan_to_num(x_WSTF[..., place], copy=False)
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
     usable_WS = np.minimum(mask_WST.sum(-1) / plan.steps_S, 1.0).astype(np.float32)
     return FeatureBatch(x_WSTF, mask_WST, coverage_WS, usable_WS, exceedance_WS, *screening)
@@ -122,6 +129,12 @@ def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
         + 0.0
     )
     fault_WS = find_faults(values_WSN, plan)
-    raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
-    screening = screen(values_WSN, coverage_WST.mean(-1), fault_WS, plan)
+    coverage_WS = step_coverage(values_WSN, plan.steps).mean(-1)
+    screening = screen(values_WSN, coverage_WS, fault_WS, plan)
+    residual_WSN = None
+    if plan.residuals is not None and plan.residuals.fitted_S.any():
+        faulty_WS1 = (screening.fault_WS != 0)[..., None]
+        trusted_WSN = np.where(faulty_WS1, np.float32(np.nan), values_WSN)
+        residual_WSN = residuals(trusted_WSN, plan.residuals)
+    raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics, residual_WSN)
     return normalise(raw_WSTF, coverage_WST, plan, screening)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import WindowError
 from app.features.baseline import Baseline, SensorMoments, Table, check_baseline
-from app.features.statistics import Statistic
+from app.features.statistics import OF_RESIDUALS, Statistic
 from app.schemas.equipment import Equipment, Sensor
 from app.schemas.places import some_of
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
+RESIDUAL_FLOOR = 0.05
+"""Least spread of statistics of residuals, in least spreads of other statistics: neighbours
+determine some readings nearly."""
 UNTRAINED_ROUGHNESS = 5.0
 """How much rougher than in its baseline a sensor of an untrained design may be without a fault."""
 
@@ -103,11 +106,12 @@ def reference_of(
         columns: statistics of the tables of the moments.
         statistics: those of the reference.
         spread_floor: least spread, in deviations of the bins; it is also at least 1e-4 of the
-            range.
+            range; of statistics of residuals `RESIDUAL_FLOOR` of that.
     """
     places = [columns.index(name) for name in statistics]
     low, high = sensor.range
     floor = max(spread_floor * moments.deviation, 1e-4 * (high - low))
+    floors = [floor * RESIDUAL_FLOOR if name in OF_RESIDUALS else floor for name in statistics]
 
     def chosen(rows: Table) -> Table:
         return tuple(tuple(row[place] for place in places) for row in rows)
@@ -116,7 +120,7 @@ def reference_of(
         quantity=moments.quantity,
         unit=moments.unit,
         mean=chosen(moments.mean),
-        spread=tuple(tuple(max(each, floor) for each in row) for row in chosen(moments.spread)),
+        spread=tuple(tuple(map(max, row, floors)) for row in chosen(moments.spread)),
         low=chosen(moments.low),
         high=chosen(moments.high),
         flat=moments.flat,

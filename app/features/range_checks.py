@@ -35,7 +35,7 @@ def range_exceedance(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: Featu
     """
     steps = raw_WSTF.shape[2]
     beyond_WSTF = np.maximum(plan.low_STF - raw_WSTF, raw_WSTF - plan.high_STF)
-    np.maximum(beyond_WSTF, 0.0, out=beyond_WSTF)
+    np.fmax(beyond_WSTF, 0.0, out=beyond_WSTF)  # unknown residuals leave no range
     beyond_WSTF /= plan.spread_STF
     np.minimum(beyond_WSTF, 1.0, out=beyond_WSTF)
     count_WS = there_WST.sum(-1) * plan.referenced_S

@@ -1,22 +1,39 @@
 """Measures the moments of sensors over windows: what references and baselines are made from.
 
-Windows are read once, in batches; memory does not depend on their number. Training and the service
-call the same functions. Shapes: B windows of a batch, S sensors, N bins, T steps, F statistics,
-R observations, C = T + 1 numbers of steps with readings, X any shape.
+Windows are read in batches; memory does not depend on their number. A baseline reads them twice:
+the statistics of residuals need the regressions. Training and the service call the same functions.
+Shapes: B windows of a batch, S sensors, N bins, T steps, F statistics, R observations, C = T + 1
+numbers of steps with readings, X any shape.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.features.baseline import Baseline, SensorMoments, Table, WindowLayout
+from app.features.baseline import Baseline, Regression, SensorMoments, Table, WindowLayout
 from app.features.binning import Doubles, Floats
-from app.features.statistics import STATISTICS, Statistic, flatness, roughness, step_statistics
+from app.features.residuals import (
+    Products,
+    ResidualPlan,
+    fit_regressions,
+    neighbours_of,
+    plan_residuals,
+    products_of,
+    residuals,
+)
+from app.features.statistics import (
+    ALL_STATISTICS,
+    OF_RESIDUALS,
+    Statistic,
+    flatness,
+    roughness,
+    step_statistics,
+)
 from app.schemas.equipment import Equipment
 
-ALL_STATISTICS: tuple[Statistic, ...] = tuple(STATISTICS)
 FEW_STEPS_SHARE = 0.001
 """Share of a sensor's windows in which at least so few steps with readings are usual."""
 LEAST_WINDOWS = 24
@@ -97,7 +114,10 @@ class Observed:
 
 
 def observe(
-    values_BSN: Floats, equipment: Equipment, statistics: tuple[Statistic, ...] = ALL_STATISTICS
+    values_BSN: Floats,
+    equipment: Equipment,
+    statistics: tuple[Statistic, ...] = ALL_STATISTICS,
+    plan: ResidualPlan | None = None,
 ) -> Observed:
     """Measure windows of a topology.
 
@@ -105,11 +125,19 @@ def observe(
         values_BSN: bins in the order of `Equipment.sensors`, NaN where missing; at least a window.
         equipment: gives the steps, and whether they are apart.
         statistics: to measure.
+        plan: of the residuals; the statistics of residuals of a sensor without any are 0.
     """
-    raw_BSTF = step_statistics(values_BSN, equipment.steps, statistics)[0].astype(np.float64)
+    plan = plan or plan_residuals(equipment)
+    residual_BSN = residuals(values_BSN, plan) if plan.fitted_S.any() else None
+    steps = equipment.steps
+    raw_BSTF = step_statistics(values_BSN, steps, statistics, residual_BSN)[0].astype(np.float64)
+    for place, name in enumerate(statistics):
+        if name in OF_RESIDUALS:
+            raw_BSTF[:, ~plan.fitted_S, :, place] = 0.0
     B, S, T, F = raw_BSTF.shape
     C = T + 1
-    place_BS = np.isfinite(raw_BSTF[..., 0]).sum(-1) + C * np.arange(S)
+    there_BSN = np.isfinite(values_BSN)
+    place_BS = there_BSN.reshape(B, S, T, -1).any(-1).sum(-1) + C * np.arange(S)
     if equipment.cycle_s is None:
         raw_BSTF = raw_BSTF.transpose(0, 2, 1, 3).reshape(B * T, S, 1, F)
     return Observed(
@@ -157,17 +185,47 @@ def sensor_moments(
     return moments
 
 
-def baseline_of(observed: Observed, equipment: Equipment) -> Baseline:
-    """Return the baseline of a machine from its healthy windows.
+def measure_baseline(read: Callable[[], Iterable[Floats]], equipment: Equipment) -> Baseline | None:
+    """Measure the baseline of a machine from its healthy windows.
+
+    Args:
+        read: reads the windows, [B, S, N] at once; called twice.
+        equipment: the machine.
+
+    Returns:
+        None without a window.
+    """
+    neighbours = neighbours_of(equipment)
+    products: Products | None = None
+    for values_BSN in read():
+        found = products_of(values_BSN, neighbours)
+        products = found if products is None else products.merged(found)
+    if products is None:
+        return None
+    regressions = fit_regressions(products, equipment)
+    plan = plan_residuals(equipment, regressions)
+    observed: Observed | None = None
+    for values_BSN in read():
+        seen = observe(values_BSN, equipment, plan=plan)
+        observed = seen if observed is None else observed.merged(seen)
+    return None if observed is None else baseline_of(observed, equipment, regressions)
+
+
+def baseline_of(
+    observed: Observed, equipment: Equipment, regressions: Mapping[str, Regression] | None = None
+) -> Baseline:
+    """Return the baseline of a machine from what its healthy windows have shown.
 
     Args:
         observed: the windows, with all statistics.
         equipment: the machine.
+        regressions: by which the residuals were observed; none without residuals.
     """
     return Baseline(
         statistics=ALL_STATISTICS,
         layout=WindowLayout.of(equipment),
         sensors=sensor_moments(observed, equipment, LEAST_WINDOWS),
+        regressions=regressions or {},
     )
 
 

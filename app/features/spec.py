@@ -18,8 +18,9 @@ from app.core.errors import WindowError
 from app.features.baseline import Baseline, Table
 from app.features.binning import Doubles, check_bins
 from app.features.normalisation import Reference, references_of
+from app.features.residuals import ResidualPlan, plan_residuals, stack_residual_plans
 from app.features.sensor_model import SensorModel, SensorPlan, plan_sensors
-from app.features.statistics import Statistic
+from app.features.statistics import OF_RESIDUALS, Statistic
 from app.schemas.equipment import Equipment, Grade
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -160,6 +161,8 @@ class FeaturePlan:
         units: of the sensors' readings.
         components: V.
         sensors: predicts the sensors from each other; None without a sensor model.
+        residuals: what neighbours make expected of the sensors; None where no statistic is of
+            residuals.
     """
 
     sensor_ids: tuple[str, ...]
@@ -180,6 +183,7 @@ class FeaturePlan:
     units: tuple[str, ...]
     components: int
     sensors: SensorPlan | None
+    residuals: ResidualPlan | None
 
     @property
     def usual_ST(self) -> Doubles:
@@ -205,11 +209,13 @@ class FeaturePlan:
             steps_S=self.steps_S[chosen],
             low_STF=self.low_STF[chosen],
             high_STF=self.high_STF[chosen],
+            residuals=None if self.residuals is None else self.residuals.rows(chosen),
         )
 
 
 def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
     """Return the plan of M machines of one topology, with their references on a leading axis."""
+    expected = [plan.residuals for plan in plans if plan.residuals is not None]
     return replace(
         plans[0],
         flat_S=np.stack([plan.flat_S for plan in plans]),
@@ -220,6 +226,7 @@ def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
         steps_S=np.stack([plan.steps_S for plan in plans]),
         low_STF=np.stack([plan.low_STF for plan in plans]),
         high_STF=np.stack([plan.high_STF for plan in plans]),
+        residuals=stack_residual_plans(expected) if expected else None,
     )
 
 
@@ -283,7 +290,19 @@ def plan_features(
         units=tuple(sensor.unit for _, sensor in equipment.sensors),
         components=len(equipment.components),
         sensors=_sensors(equipment, spec),
+        residuals=_residuals(equipment, spec, baseline),
     )
+
+
+def _residuals(
+    equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None
+) -> ResidualPlan | None:
+    """Return the regressions of a machine, none where training had none of its design."""
+    if OF_RESIDUALS.keys().isdisjoint(spec.statistics):
+        return None
+    if baseline is None or not spec.takes_own_references(equipment.design):
+        return plan_residuals(equipment)
+    return plan_residuals(equipment, baseline.regressions)
 
 
 def _sensors(equipment: Equipment, spec: FeatureSpec) -> SensorPlan | None:

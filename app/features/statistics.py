@@ -17,11 +17,22 @@ from numpy.typing import NDArray
 from app.features.binning import Doubles, Floats, check_bins
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-Statistic = Literal["mean", "shift", "spread", "dip", "peak", "slope", "start", "end"]
-"""Names of the statistics of a step; the functions in `STATISTICS` define them.
+Statistic = Literal[
+    "mean",
+    "shift",
+    "spread",
+    "dip",
+    "peak",
+    "slope",
+    "start",
+    "end",
+    "residual",
+    "residual_spread",
+]
+"""Names of the statistics of a step; `STATISTICS` and `OF_RESIDUALS` define them.
 
 All but the mean are differences: the effect of a transient is small compared with the level, which
-drifts with temperature."""
+drifts with temperature. The last two are of residuals (`app.features.residuals`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +124,16 @@ STATISTICS: Mapping[Statistic, Callable[[StepBins], Doubles]] = {
     "end": _end,
 }
 """Function of each statistic: [S, T], any number in a step without readings."""
+OF_RESIDUALS: Mapping[Statistic, Statistic] = {"residual": "mean", "residual_spread": "spread"}
+"""Statistics of residuals: which statistic of the residuals each is."""
+ALL_STATISTICS: tuple[Statistic, ...] = (*STATISTICS, *OF_RESIDUALS)
 
 
 def step_statistics(
-    values_SN: Floats, steps: int, statistics: tuple[Statistic, ...]
+    values_SN: Floats,
+    steps: int,
+    statistics: tuple[Statistic, ...],
+    residual_SN: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Compute statistics of each step of a window.
 
@@ -124,10 +141,12 @@ def step_statistics(
         values_SN: bins in the sensors' units, NaN where missing; or [W, S, N] of many windows.
         steps: T; divides N.
         statistics: names of F statistics, in the order of the result.
+        residual_SN: residuals of the bins, NaN where unknown; None where none is known.
 
     Returns:
-        [S, T, F] statistics, NaN in a step without readings, and [S, T] coverage: the share of the
-        step's bins that have readings. For many windows [W, S, T, F] and [W, S, T].
+        [S, T, F] statistics, NaN in a step without readings or, where it is of residuals, without
+        any; and [S, T] coverage: the share of the step's bins that have readings. For many windows
+        [W, S, T, F] and [W, S, T].
 
     Raises:
         WindowError: N is not a positive multiple of the steps.
@@ -148,9 +167,26 @@ def step_statistics(
     raw_STF = np.empty((*count_ST.shape, len(statistics)), np.float32)
     with np.errstate(over="ignore"):  # readings near the end of float32 are out of any range
         for index, name in enumerate(statistics):
-            raw_STF[..., index] = STATISTICS[name](step)
+            raw_STF[..., index] = STATISTICS[name](step) if name in STATISTICS else np.nan
     raw_STF[count_ST == 0] = np.nan
+    places = [index for index, name in enumerate(statistics) if name in OF_RESIDUALS]
+    if places and residual_SN is not None:
+        names = tuple(OF_RESIDUALS[statistics[place]] for place in places)
+        raw_STF[..., places] = step_statistics(residual_SN, steps, names)[0]
     return raw_STF, (count_ST / width).astype(np.float32)
+
+
+def step_coverage(values_SN: Floats, steps: int) -> Floats:
+    """Return the share of each step's bins that have readings, [S, T]; see `step_statistics`.
+
+    Raises:
+        WindowError: N is not a positive multiple of the steps.
+    """
+    N = values_SN.shape[-1]
+    check_bins(N, steps)
+    there_STN = np.isfinite(values_SN).reshape(*values_SN.shape[:-1], steps, N // steps)
+    coverage_ST: Floats = (there_STN.sum(-1) / (N // steps)).astype(np.float32)
+    return coverage_ST
 
 
 def flatness(values_SN: Floats) -> Doubles:

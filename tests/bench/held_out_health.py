@@ -16,6 +16,7 @@ from app.checkpoint.torch_model import load_model
 from app.core.settings import Settings
 from train.config import TrainConfig
 from train.data.fleet_split import split_fleet
+from train.data.labels import WORN
 from train.data.universal import universal_fleet
 from train.data.windows import Windows
 from train.evaluation.health_baselines import health_baselines
@@ -25,8 +26,6 @@ from train.jobs.options import UniversalOptions
 from train.jobs.universal import data_of
 
 SHIPPED = Path(files.__file__).parents[1] / "weights" / "1"
-WORN = 0.98
-"""Health below which a component counts as worn."""
 BINS = np.linspace(0.0, 1.0, 11)
 """Of severity; each counts alike where severities are spread evenly."""
 

@@ -21,6 +21,8 @@ from app.store.labels import ConditionLabel
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
+WORN = 0.98
+"""Health below which a component counts as worn."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 HOUR_US = 3_600_000_000

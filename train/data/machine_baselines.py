@@ -7,11 +7,13 @@ machine alone, so it is the same in all folds. Shapes: M machines, W windows, V 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from app.features.baseline import Baseline
-from app.features.references import LEAST_WINDOWS, Observed, baseline_of, observe
+from app.features.binning import Floats
+from app.features.references import LEAST_WINDOWS, measure_baseline
 from app.features.spec import FeaturePlan, FeatureSpec, plan_features, stack_plans
 from train.data.fleet import Fleet
 from train.data.labels import HOUR_US, Booleans, Integers
@@ -62,13 +64,14 @@ def _measured(windows: Windows, hours: float) -> Windows:
     baseline_W = np.zeros(len(windows), np.bool_)
     baselines: list[Baseline | None] = []
     for own_W in _baseline_positions(windows, hours):
-        observed: Observed | None = None
-        for _, values_BSN in windows.batches(own_W):
-            found = observe(values_BSN, windows.equipment)
-            observed = found if observed is None else observed.merged(found)
         baseline_W[own_W] = True
-        baselines.append(None if observed is None else baseline_of(observed, windows.equipment))
+        baselines.append(measure_baseline(partial(_values, windows, own_W), windows.equipment))
     return replace(windows, baselines=tuple(baselines), baseline_W=baseline_W)
+
+
+def _values(windows: Windows, chosen_W: Integers) -> Iterator[Floats]:
+    for _, values_BSN in windows.batches(chosen_W):
+        yield values_BSN
 
 
 def _baseline_positions(windows: Windows, hours: float) -> Iterator[Integers]:

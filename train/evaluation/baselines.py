@@ -12,7 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from app.features.binning import Floats
-from app.features.statistics import Statistic, step_statistics
+from app.features.statistics import STATISTICS, Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.holdout import HoldoutPart
@@ -93,6 +93,7 @@ def _part(
     windows: Windows, part: HoldoutPart, statistics: tuple[Statistic, ...], seed: int, trees: int
 ) -> dict[str, _Prediction]:
     labels, steps = windows.labels, windows.equipment.steps
+    statistics = tuple(name for name in statistics if name in STATISTICS)  # none of residuals
     fitted_W = _sample(part.train_W, seed)
     graded = [
         v

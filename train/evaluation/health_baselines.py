@@ -14,7 +14,9 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from app.features.baseline import SensorMoments
 from app.features.binning import Floats
-from app.features.statistics import Statistic, step_statistics
+from app.features.normalisation import RESIDUAL_FLOOR
+from app.features.residuals import plan_residuals, residuals, stack_residual_plans
+from app.features.statistics import OF_RESIDUALS, Statistic, step_statistics
 from train.data.labels import Integers
 from train.data.windows import Windows
 from train.evaluation.holdout import HoldoutPart
@@ -90,13 +92,21 @@ def _answers(health_RV: np.ndarray) -> Answers:
 def _columns(windows: Windows, chosen_W: Integers, statistics: tuple[Statistic, ...]) -> Floats:
     """Return the mean and the spread over the steps of each normalised statistic, [W, L]."""
     mean_MSF, spread_MSF = _references(windows, statistics)
+    expected = stack_residual_plans(
+        [
+            plan_residuals(windows.equipment, baseline.regressions if baseline else None)
+            for baseline in windows.baselines or [None] * len(windows.machines)
+        ]
+    )
     blocks = []
     for position_B, values_BSN in windows.batches(np.sort(chosen_W)):
-        raw_BSTF = step_statistics(values_BSN, windows.equipment.steps, statistics)[0]
-        there_BST1 = np.isfinite(raw_BSTF[..., :1])
         machine_B = windows.labels.machine_W[position_B]
+        residual_BSN = residuals(values_BSN, expected.rows(machine_B))
+        steps = windows.equipment.steps
+        raw_BSTF, coverage_BST = step_statistics(values_BSN, steps, statistics, residual_BSN)
+        there_BST1 = coverage_BST[..., None] > 0
         z_BSTF = (raw_BSTF - mean_MSF[machine_B, :, None]) / spread_MSF[machine_B, :, None]
-        z_BSTF = np.where(there_BST1, np.clip(z_BSTF, -CLIP, CLIP), 0.0)
+        z_BSTF = np.nan_to_num(np.clip(z_BSTF, -CLIP, CLIP))
         count_BS1 = np.maximum(there_BST1.sum(2), 1)
         level_BSF = z_BSTF.sum(2) / count_BS1
         away_BSTF = np.where(there_BST1, z_BSTF - level_BSF[:, :, None], 0.0)
@@ -111,6 +121,7 @@ def _references(windows: Windows, statistics: tuple[Statistic, ...]) -> tuple[Fl
     sensors = windows.equipment.sensors
     shape = (len(windows.machines), len(sensors), len(statistics))
     mean_MSF, spread_MSF = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    floor_F = np.array([1e-4 * (RESIDUAL_FLOOR if n in OF_RESIDUALS else 1.0) for n in statistics])
     for m, baseline in enumerate(windows.baselines):
         if baseline is None:
             continue
@@ -122,5 +133,5 @@ def _references(windows: Windows, statistics: tuple[Statistic, ...]) -> tuple[Fl
             low, high = sensor.range
             mean_MSF[m, s] = np.asarray(moments.mean).mean(0)[places]
             usual_F = np.asarray(moments.spread).mean(0)[places]
-            spread_MSF[m, s] = np.maximum(usual_F, 1e-4 * (high - low))
+            spread_MSF[m, s] = np.maximum(usual_F, floor_F * (high - low))
     return mean_MSF, spread_MSF

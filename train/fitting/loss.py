@@ -18,7 +18,7 @@ from torch.nn import functional
 from app.model.layers import grade_probability
 from app.model.network import Heads
 from train.config import TrainConfig
-from train.data.labels import Integers
+from train.data.labels import WORN, Integers
 from train.fitting.wide_and_deep import Branches
 
 LOG_VARIANCE = (-9.0, 4.0)
@@ -62,7 +62,7 @@ class LossWeights(NamedTuple):
     """Weights relative to the loss of the grades, and the asymmetry of RUL; see `TrainConfig`.
 
     `alone` is the weight of each branch alone, `distillation` the share of the prediction of both
-    in the targets of the network alone.
+    in the targets of the network alone, `worn` the further weight of the health of worn components.
     """
 
     health: float
@@ -71,6 +71,7 @@ class LossWeights(NamedTuple):
     asymmetry: float
     alone: float = 0.0
     distillation: float = 0.0
+    worn: float = 0.0
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
@@ -82,6 +83,7 @@ class LossWeights(NamedTuple):
             config.rul_asymmetry,
             config.alone_weight,
             config.distillation,
+            config.worn_weight,
         )
 
 
@@ -169,7 +171,7 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     rul_MV = rul_MV + spread_loss(late_MV, heads.rul_log_variance_VW)
     return (
         grade
-        + _mean(health_MV, has_health_V)
+        + _mean(health_MV, has_health_V * health_emphasis(targets, weights))
         + weights.rate * _mean(rate_MV, has_rate_V)
         + _mean(rul_MV, has_rul_V)
     )
@@ -209,7 +211,11 @@ def latent_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
     rul_MV = late_square(heads.rul_VW - rul_V, weights.asymmetry)
     return (
         _mean(grade_MV, targets.grade_V >= 0)
-        + weights.health * _mean(health_divergence(heads.health_VW, health_V), has_health_V)
+        + weights.health
+        * _mean(
+            health_divergence(heads.health_VW, health_V),
+            has_health_V * health_emphasis(targets, weights),
+        )
         + weights.rul * _mean(rul_MV, has_rul_V)
     )
 
@@ -234,7 +240,14 @@ def distilled_loss(alone: Heads, both: Heads, has_skip_V: Tensor, weights: LossW
     return _mean(grade_MV + health_MV + rul_MV, has_skip_V)
 
 
+def health_emphasis(targets: Targets, weights: LossWeights) -> Tensor:
+    """Return the weight of the health of each component, [V]: more of worn ones without grades."""
+    is_worn_V = (targets.health_V < WORN) & (targets.grade_V < 0)
+    return 1.0 + weights.worn * is_worn_V.to(targets.health_V.dtype)
+
+
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:
+    """Return the mean loss of the labelled components, weighted by what they count."""
     return (loss_MV * has_V).sum() / has_V.sum().clamp(min=1)
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from app.core.command_line import Dsn, reported, split_commas, whole_number
 from app.core.errors import InputError
+from app.features.statistics import ALL_STATISTICS
 from app.schemas.explain import explain
 from train.config import AUTO, TrainConfig
 
@@ -270,6 +271,8 @@ UNIVERSAL: Mapping[str, object] = {
     "skip_learning_rate": 0.002,
     "mixup": 0.0,
     "machine_baseline_h": 24.0,
+    "statistics": ALL_STATISTICS,
+    "worn_weight": 1.0,
 }
 """Defaults of `hydraulic train universal` that differ from those of `TrainConfig`."""
 

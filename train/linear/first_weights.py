@@ -19,6 +19,7 @@ from scipy.special import expit
 
 from app.features.binning import Doubles, Floats
 from app.model.graph import CHANNELS
+from train.data.labels import WORN
 
 FEWEST_LABELS = 32
 """Fewest windows with a label of a channel; with fewer its weights stay 0."""
@@ -33,7 +34,7 @@ class FirstWeights(NamedTuple):
 
 
 def fit_first_weights(
-    z_WX: Doubles, health_WP: Floats, rul_WP: Floats, penalty: float
+    z_WX: Doubles, health_WP: Floats, rul_WP: Floats, penalty: float, worn_weight: float = 0.0
 ) -> FirstWeights:
     """Fit the channels of health and of remaining life.
 
@@ -42,6 +43,7 @@ def fit_first_weights(
         health_WP: labels in [0, 1]; NaN without one.
         rul_WP: labels in the unit of the network; NaN without one.
         penalty: on the sum of the squared weights, beside the mean loss of a window.
+        worn_weight: see `TrainConfig`.
     """
     shape = (z_WX.shape[1], health_WP.shape[1], CHANNELS)
     weight_XPC, bias_PC = np.zeros(shape, np.float32), np.zeros(shape[1:], np.float32)
@@ -49,7 +51,11 @@ def fit_first_weights(
         for place in range(label_WP.shape[1]):
             known_W = np.isfinite(label_WP[:, place])
             if np.count_nonzero(known_W) >= FEWEST_LABELS:
-                weight_X, bias = _fit(z_WX[known_W], label_WP[known_W, place], loss, penalty)
+                label_W = label_WP[known_W, place]
+                count_W = np.ones(len(label_W))
+                if channel == 1:
+                    count_W += worn_weight * (label_W < WORN)
+                weight_X, bias = _fit(z_WX[known_W], label_W, count_W, loss, penalty)
                 weight_XPC[:, place, channel] = weight_X
                 bias_PC[place, channel] = bias
     return FirstWeights(weight_XPC, bias_PC)
@@ -60,16 +66,21 @@ _Loss = Callable[[Doubles, Doubles], tuple[Doubles, Doubles]]
 
 
 def _fit(
-    z_WX: Doubles, label_W: NDArray[np.floating], loss: _Loss, penalty: float
+    z_WX: Doubles,
+    label_W: NDArray[np.floating],
+    count_W: Doubles,
+    loss: _Loss,
+    penalty: float,
 ) -> tuple[Doubles, float]:
     target_W = label_W.astype(np.float64)
+    share_W = count_W / count_W.sum()
 
     def value_and_slope(point_Y: Doubles) -> tuple[float, Doubles]:
         weight_X, bias = point_Y[:-1], point_Y[-1]
         loss_W, slope_W = loss(z_WX @ weight_X + bias, target_W)
-        slope_X = z_WX.T @ slope_W / len(target_W) + 2.0 * penalty * weight_X
-        value = float(loss_W.mean() + penalty * (weight_X @ weight_X))
-        return value, np.append(slope_X, slope_W.mean())
+        slope_X = z_WX.T @ (slope_W * share_W) + 2.0 * penalty * weight_X
+        value = float(loss_W @ share_W + penalty * (weight_X @ weight_X))
+        return value, np.append(slope_X, slope_W @ share_W)
 
     first_Y = np.zeros(z_WX.shape[1] + 1)
     found = minimize(

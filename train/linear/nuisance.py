@@ -3,11 +3,13 @@
 Fitting a linear model to disturbed windows adds, to first order, the covariance of the
 disturbances to that of the windows (Bishop, "Training with noise is equivalent to Tikhonov
 regularization", 1995). So no disturbance needs to be drawn: the direction in which each one moves
-the features is enough. Invariant: a disturbance moves only features of the sensors that it changes.
+the features is enough. Invariant: without residuals, a disturbance moves only features of the
+sensors that it changes.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -93,10 +95,8 @@ def directions(
 
     parts = [np.empty((0, *usual.x_WSTF.shape[1:]))]
     if offset:
-        # a bias moves only the features of its sensor, so one pass measures all sensors
-        error_S1 = (offset * instruments.scale_S)[:, None].astype(np.float32)
-        own_STF = moved(lambda values: values + error_S1)
-        parts.append(np.eye(len(own_STF))[..., None, None] * own_STF)
+        error_SS1 = np.diag(offset * instruments.scale_S)[..., None].astype(np.float32)
+        parts += [moved(partial(np.add, error_S1))[None] for error_S1 in error_SS1]
     if warming_k and instruments.measuring("temperature").any():
         parts.append(moved(lambda values: warmed(values, instruments, warming_k))[None])
     return np.concatenate(parts)

@@ -170,6 +170,7 @@ def _of_design(
                 labels.rul_WV[np.ix_(complete_W, component_P)]
                 / np.float32(config.cap_h(equipment.design)),
                 config.skip_penalty,
+                config.worn_weight,
             ),
         )
 

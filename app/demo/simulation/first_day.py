@@ -13,7 +13,7 @@ from app.demo.simulation.history import Unit, record_windows
 from app.demo.simulation.wear import healthy_plan
 from app.features.baseline import Baseline
 from app.features.binning import Doubles, Floats
-from app.features.references import LEAST_WINDOWS, baseline_of, observe
+from app.features.references import LEAST_WINDOWS, measure_baseline
 
 AS_NEW_H = -2_000.0
 """Operating hour at which the first day begins, so that its season is another one."""
@@ -36,7 +36,10 @@ def baseline_as_new(unit: Unit, record: Record | None = None) -> Baseline:
     hour_N = np.linspace(AS_NEW_H, AS_NEW_H + 24.0, LEAST_WINDOWS, endpoint=False)
     values_NTS = (record or _recorded)(new, hour_N)
     equipment = unit.design.equipment(unit.equipment_id)
-    return baseline_of(observe(values_NTS.transpose(0, 2, 1), equipment), equipment)
+    measured = measure_baseline(lambda: [values_NTS.transpose(0, 2, 1)], equipment)
+    if measured is None:
+        raise ValueError("expected at least one window of the first day, found none")
+    return measured
 
 
 def _recorded(unit: Unit, hour_N: Doubles) -> Floats:

@@ -6,7 +6,7 @@ bear an interval of any length that is accepted.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,13 @@ from app.core.errors import ConflictError, InputError, UnknownBaseline, WindowEr
 from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.features.references import LEAST_WINDOWS, Observed, baseline_of, observe
+from app.features.residuals import (
+    Products,
+    fit_regressions,
+    neighbours_of,
+    plan_residuals,
+    products_of,
+)
 from app.schemas.baselines import BaselineRequest, MachineBaseline
 from app.schemas.equipment import Equipment
 from app.schemas.places import some_of
@@ -48,7 +55,7 @@ class _Span(NamedTuple):
 class _Measured(NamedTuple):
     """What the complete windows of an interval have shown."""
 
-    observed: Observed
+    baseline: Baseline
     windows: int
     stuck_S: NDArray[np.bool_]
 
@@ -129,7 +136,7 @@ async def record_baseline(
     span = _span(equipment, request, now)
     await _check_labels(store, equipment, request)
     measured = await _measure(store, equipment, span)
-    baseline = baseline_of(measured.observed, equipment)
+    baseline = measured.baseline
     if not baseline.sensors:
         raise WindowError(
             f"expected a sensor with readings in at least {LEAST_WINDOWS} windows of the interval, "
@@ -285,17 +292,21 @@ async def _measure(store: Store, equipment: Equipment, span: _Span) -> _Measured
     Raises:
         WindowError: too few windows are complete.
     """
+    neighbours = neighbours_of(equipment)
+    products: Products | None = None
+    async for values_WSN in _complete_windows(store, equipment, span):
+        shown = await asyncio.to_thread(products_of, values_WSN, neighbours)
+        products = shown if products is None else products.merged(shown)
+    regressions = {} if products is None else fit_regressions(products, equipment)
+    plan = plan_residuals(equipment, regressions)
     observed: Observed | None = None
     windows = 0
     stuck_S = np.zeros(len(equipment.sensors), np.bool_)
-    for part in _parts(equipment, span):
-        bins = (part.windows - 1) * part.stride + equipment.bins
-        (stored,) = await store.read_windows([(equipment.equipment_id, part.first, bins)])
-        found = await asyncio.to_thread(_measure_part, stored, equipment, part)
-        if found is not None:
-            observed = found.observed if observed is None else observed.merged(found.observed)
-            windows += found.windows
-            stuck_S |= found.stuck_S
+    async for values_WSN in _complete_windows(store, equipment, span):
+        found = await asyncio.to_thread(observe, values_WSN, equipment, plan=plan)
+        observed = found if observed is None else observed.merged(found)
+        windows += len(values_WSN)
+        stuck_S |= found.flat_S == 1.0
     if observed is None or windows < LEAST_WINDOWS:
         raise WindowError(
             f"expected at least {LEAST_WINDOWS} windows of '{equipment.equipment_id}' in the "
@@ -304,7 +315,19 @@ async def _measure(store: Store, equipment: Equipment, span: _Span) -> _Measured
             "/v1/readings",
             "start",
         )
-    return _Measured(observed, windows, stuck_S)
+    return _Measured(baseline_of(observed, equipment, regressions), windows, stuck_S)
+
+
+async def _complete_windows(
+    store: Store, equipment: Equipment, span: _Span
+) -> AsyncIterator[Floats]:
+    """Read the complete windows of a span, [W, S, N] at once."""
+    for part in _parts(equipment, span):
+        bins = (part.windows - 1) * part.stride + equipment.bins
+        (stored,) = await store.read_windows([(equipment.equipment_id, part.first, bins)])
+        values_WSN = await asyncio.to_thread(_values, stored, equipment, part)
+        if len(values_WSN):
+            yield values_WSN
 
 
 def _parts(equipment: Equipment, span: _Span) -> Iterator[_Span]:
@@ -314,22 +337,18 @@ def _parts(equipment: Equipment, span: _Span) -> Iterator[_Span]:
         yield _Span(span.first + done * span.stride, count, span.stride)
 
 
-def _measure_part(stored: StoredWindow, equipment: Equipment, part: _Span) -> _Measured | None:
-    """Measure the complete windows of a part; None without any."""
+def _values(stored: StoredWindow, equipment: Equipment, part: _Span) -> Floats:
+    """Return the complete windows of a part, [W, S, N]."""
     values_SN = decode_window(stored, equipment)
     starts = part.stride * np.arange(part.windows)
     place_WN = starts[:, None] + np.arange(equipment.bins)
     values_WSN = values_SN[:, place_WN].swapaxes(0, 1)
     values_WSN = values_WSN[_is_complete(values_WSN, equipment.steps)]
-    if not len(values_WSN):
-        return None
     range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float32)
     with np.errstate(invalid="ignore"):  # false where it is NaN
         outside_WSN = (values_WSN < range_S2[:, :1]) | (values_WSN > range_S2[:, 1:])
     # a sensor out of its range has a fault: it is masked in that window, as in a diagnosis
-    values_WSN = np.where(outside_WSN.any(2, keepdims=True), np.float32(np.nan), values_WSN)
-    observed = observe(values_WSN, equipment)
-    return _Measured(observed, len(values_WSN), observed.flat_S == 1.0)
+    return np.where(outside_WSN.any(2, keepdims=True), np.float32(np.nan), values_WSN)
 
 
 def _is_complete(values_WSN: Floats, steps: int) -> NDArray[np.bool_]:
