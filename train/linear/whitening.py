@@ -52,7 +52,8 @@ class Circuit(NamedTuple):
         slot_Q: numbers of the sensors' references in the feature spec.
         place_P: numbers of the components in the feature spec.
         steps: T.
-        is_labelled_PC: channels with labels in training; the others have no skip.
+        is_labelled_PC: channels with a skip: those with labels in training, but of remaining life
+            only where the skip trains with the network.
         is_used_L: false for inputs that have no weight: the coverage of a step.
         mean_L: of the features.
         axes_LX: principal axes of the features.
@@ -147,6 +148,10 @@ def _of_design(
             if equipment.cycle_s is None
             else _axes(x_WQTF.reshape(len(x_WQTF), -1), is_used_L, config.shrinkage)
         )
+        is_labelled_PC = is_labelled_VC[component_P]
+        fits_first = equipment.cycle_s is None and not is_labelled_PC[:, 0].any()
+        if fits_first:
+            is_labelled_PC[:, 2] = False  # remaining life is left to the network
         yield Circuit(
             number,
             sensor_Q,
@@ -154,24 +159,22 @@ def _of_design(
             slot_S[sensor_Q],
             topology.component_slot_V[component_P],
             equipment.steps,
-            is_labelled_VC[component_P],
+            is_labelled_PC,
             is_used_L,
             axes.mean_L.astype(np.float32),
             axes.axes_LX.astype(np.float32),
             (axes.variance_X**-0.5).astype(np.float32),
             axes.rest,
             axes.noise_A(int(is_used_L.sum())).astype(np.float32),
-            None
-            if equipment.cycle_s is not None or is_labelled_VC[component_P, 0].any()
-            else fit_first_weights(
+            fit_first_weights(
                 (x_WQTF.reshape(len(x_WQTF), -1) - axes.mean_L)
                 @ (axes.axes_LX * axes.variance_X**-0.5),
                 labels.health_WV[np.ix_(complete_W, component_P)],
-                labels.rul_WV[np.ix_(complete_W, component_P)]
-                / np.float32(config.cap_h(equipment.design)),
                 config.skip_penalty,
                 config.worn_weight,
-            ),
+            )
+            if fits_first
+            else None,
         )
 
 
