@@ -65,6 +65,18 @@ def test_wrong_use_ends_with_2_before_ray_starts(
     assert not ray.is_initialized()
 
 
+def test_versions_are_those_of_the_service_where_no_config_is_given(
+    database_dsn: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ("--dsn", database_dsn, "--equipment", "rig", "--model-version", "9")
+    monkeypatch.setenv("HYDRAULIC_SERVE_CONFIG", str(tmp_path / "serve.yaml"))
+    status, _, err = command(*arguments)
+    assert (status, str(tmp_path / "serve.yaml") in err) == (2, True), err
+    monkeypatch.setenv("HYDRAULIC_SERVE_CONFIG", str(config))
+    status, _, err = command(*arguments)
+    assert (status, "found '9'" in err) == (2, True), err
+
+
 def test_database_that_is_away_ends_with_1(config: Path):
     status, _, err = command(
         "--dsn", "postgresql://nobody@127.0.0.1:9/none", "--config", str(config)

@@ -88,6 +88,8 @@ def test_training_reads_the_features_that_the_service_makes_with_the_baseline(
     assert spec.normalisation == "machine"
     assert spec.baseline_machines == {"press": 2}
     assert fit_spec(windows, np.arange(PER_MACHINE), CONFIG).baseline_machines == {"press": 1}
+    fold_W = np.flatnonzero(~windows.baseline_W | (windows.labels.machine_W == 0))
+    assert fit_spec(windows, fold_W, CONFIG).baseline_machines == {"press": 2}
     chosen_W = np.array([3, 70, 90, 150])
     tensors, _ = plan_tensors(
         windows.equipment, spec, torch.device("cpu"), plan_machines(windows, spec)
