@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from app.checkpoint.masking import Masking
-from app.features.statistics import Statistic
+from app.features.statistics import OF_RESIDUALS, Statistic
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
@@ -206,8 +206,8 @@ class TrainConfig(BaseModel):
     health_weight: Strength = 1.0
     """Weight of the divergence of health; the likelihood of the grades has weight 1."""
     worn_weight: Strength = 0.0
-    """Further weight of the divergence of health of worn components without grades: most are as
-    new, and a model of all alike says too little of the few that are not."""
+    """Further weight of the loss of health, and of its predicted spread, of worn components without
+    grades. Most components are as new, so an unweighted fit underestimates wear."""
     rate_weight: Strength = 1.0
     """Weight of the degradation rate's loss."""
     rul_weight: Strength = 4.0
@@ -270,6 +270,16 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "expected a validation_share above 0 for patience, found 0: early stopping needs a "
                 "validation score"
+            )
+        of_residuals = [name for name in self.statistics if name in OF_RESIDUALS]
+        if of_residuals and not self.machine_baseline_h:
+            raise ValueError(
+                "expected machine_baseline_h above 0 for statistics of residuals "
+                f"({', '.join(of_residuals)}), found 0: set it, or leave them out"
+            )
+        if len(of_residuals) == len(self.statistics):
+            raise ValueError(
+                "expected a statistic of readings beside those of residuals, found none"
             )
         if self.batch < self.max_workers * self.accumulate:
             raise ValueError(

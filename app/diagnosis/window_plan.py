@@ -35,9 +35,10 @@ class WindowPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays that grow with the steps, which are nearly all: four of one size."""
+        """Bytes of nearly all arrays: four of one size that grow with the steps, and residuals."""
+        residuals = self.features.residuals
         size: int = 4 * self.features.mean_STF.nbytes
-        return size
+        return size + (0 if residuals is None else residuals.nbytes)
 
 
 def plan_windows(

@@ -1,1 +1,1 @@
-"""Readings to features: binning, statistics, spec, sensor faults and range checks."""
+"""Readings to features: binning, statistics, residuals, spec, sensor faults and range checks."""

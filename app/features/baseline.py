@@ -1,4 +1,4 @@
-"""A machine's baseline: moments of its own sensors over windows of an interval declared healthy.
+"""A machine's baseline: moments of its sensors, and regressions on their neighbours, while healthy.
 
 It does not depend on a checkpoint: it has every statistic, and each feature spec takes from it
 those that it was trained with. `app.features.references` measures it.
@@ -48,7 +48,7 @@ class SensorMoments(BaseModel):
 
 
 class Regression(BaseModel):
-    """What the neighbours of a sensor make expected of it; see `app.features.residuals`.
+    """Predicts a sensor from its neighbours; see `app.features.residuals`.
 
     Args:
         sensors: ids of the neighbours.
@@ -87,7 +87,7 @@ class WindowLayout(NamedTuple):
 
 
 class Baseline(BaseModel):
-    """Moments of the sensors of one machine.
+    """Moments and regressions of the sensors of one machine.
 
     Args:
         statistics: columns of the tables.

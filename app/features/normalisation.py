@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 RESIDUAL_FLOOR = 0.05
-"""Least spread of statistics of residuals, in least spreads of other statistics: neighbours
-determine some readings nearly."""
+"""Least spread of statistics of residuals, as a share of that of other statistics: some readings
+are predicted almost exactly."""
 UNTRAINED_ROUGHNESS = 5.0
 """How much rougher than in its baseline a sensor of an untrained design may be without a fault."""
 
@@ -33,7 +33,7 @@ class Reference(BaseModel):
     repeats a cycle, else one row for all steps. `flat` and `roughness` are the largest `flatness`
     and `roughness` of a training window. `steps` is the least share of a window's steps that had
     readings, in at least a thousandth of the windows that had any; 1 in checkpoints that do not
-    state it.
+    state it. Statistics of residuals are 0 in the reference of a design: it has no regressions.
     """
 
     model_config = _STRICT

@@ -30,6 +30,7 @@ from app.features.statistics import (
     Statistic,
     flatness,
     roughness,
+    step_coverage,
     step_statistics,
 )
 from app.schemas.equipment import Equipment
@@ -89,6 +90,7 @@ class Observed:
     """What the windows read so far have shown of the sensors.
 
     Args:
+        names: of the statistics.
         statistics: moments of the statistics, [S, T, F], where T is 1 without a cycle.
         bins: moments of the bins, [S].
         flat_S: largest flatness of a window.
@@ -96,6 +98,7 @@ class Observed:
         windows_SC: windows that had readings in 0, 1, ... T of their steps.
     """
 
+    names: tuple[Statistic, ...]
     statistics: Moments
     bins: Moments
     flat_S: Doubles
@@ -105,6 +108,7 @@ class Observed:
     def merged(self, other: Self) -> Self:
         """Return what both have shown."""
         return type(self)(
+            names=self.names,
             statistics=self.statistics.merged(other.statistics),
             bins=self.bins.merged(other.bins),
             flat_S=np.fmax(self.flat_S, other.flat_S),
@@ -136,11 +140,11 @@ def observe(
             raw_BSTF[:, ~plan.fitted_S, :, place] = 0.0
     B, S, T, F = raw_BSTF.shape
     C = T + 1
-    there_BSN = np.isfinite(values_BSN)
-    place_BS = there_BSN.reshape(B, S, T, -1).any(-1).sum(-1) + C * np.arange(S)
+    place_BS = (step_coverage(values_BSN, steps) > 0).sum(-1) + C * np.arange(S)
     if equipment.cycle_s is None:
         raw_BSTF = raw_BSTF.transpose(0, 2, 1, 3).reshape(B * T, S, 1, F)
     return Observed(
+        names=statistics,
         statistics=Moments.of(raw_BSTF),
         bins=Moments.of(values_BSN.astype(np.float64).transpose(0, 2, 1).reshape(-1, S)),
         flat_S=np.fmax.reduce(flatness(values_BSN), axis=0),
@@ -154,28 +158,32 @@ def sensor_moments(
 ) -> dict[str, SensorMoments]:
     """Return the moments of each sensor that has readings in all rows of its tables.
 
+    Statistics of residuals are 0 in a row without any.
+
     Args:
         observed: windows of the topology.
         equipment: the topology.
         least_windows: fewest windows with readings of a sensor.
     """
-    found, spread_STF, deviation_S = (
-        observed.statistics,
-        observed.statistics.spread_X,
-        observed.bins.spread_X,
+    found, deviation_S = observed.statistics, observed.bins.spread_X
+    some_STF = found.count_X > 0
+    is_own_F = np.array([name not in OF_RESIDUALS for name in observed.names])
+    mean_STF, spread_STF, low_STF, high_STF = (
+        np.where(some_STF, each_STF, 0.0)
+        for each_STF in (found.mean_X, found.spread_X, found.low_X, found.high_X)
     )
     windows_S = observed.windows_SC[:, 1:].sum(1)
     moments: dict[str, SensorMoments] = {}
     for index, (_, sensor) in enumerate(equipment.sensors):
-        if windows_S[index] < least_windows or not (found.count_X[index] > 0).all():
+        if windows_S[index] < least_windows or not some_STF[index][:, is_own_F].all():
             continue
         moments[sensor.sensor_id] = SensorMoments(
             quantity=sensor.quantity,
             unit=sensor.unit,
-            mean=table(found.mean_X[index]),
+            mean=table(mean_STF[index]),
             spread=table(spread_STF[index]),
-            low=table(found.low_X[index]),
-            high=table(found.high_X[index]),
+            low=table(low_STF[index]),
+            high=table(high_STF[index]),
             deviation=_rounded(float(deviation_S[index])),
             flat=float(np.nan_to_num(observed.flat_S[index])),
             roughness=float(observed.roughness_S[index]),
@@ -183,6 +191,41 @@ def sensor_moments(
             windows=int(windows_S[index]),
         )
     return moments
+
+
+class BaselineMeasurement:
+    """Measures the baseline of a machine in two passes over its healthy windows.
+
+    Args:
+        equipment: the machine.
+    """
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
+        self._products = Products({})
+        self._regressions: dict[str, Regression] = {}
+        self._plan: ResidualPlan | None = None
+        self._observed: Observed | None = None
+
+    def relate(self, values_BSN: Floats) -> None:
+        """Read windows for the regressions: the first pass."""
+        found = products_of(values_BSN, neighbours_of(self._equipment))
+        self._products = self._products.merged(found)
+
+    def observe(self, values_BSN: Floats) -> Observed:
+        """Read the same windows for the moments: the second pass; return those of these."""
+        if self._plan is None:
+            self._regressions = fit_regressions(self._products, self._equipment)
+            self._plan = plan_residuals(self._equipment, self._regressions)
+        found = observe(values_BSN, self._equipment, plan=self._plan)
+        self._observed = found if self._observed is None else self._observed.merged(found)
+        return found
+
+    def baseline(self) -> Baseline | None:
+        """Return the baseline; None without a window."""
+        if self._observed is None:
+            return None
+        return baseline_of(self._observed, self._equipment, self._regressions)
 
 
 def measure_baseline(read: Callable[[], Iterable[Floats]], equipment: Equipment) -> Baseline | None:
@@ -195,20 +238,12 @@ def measure_baseline(read: Callable[[], Iterable[Floats]], equipment: Equipment)
     Returns:
         None without a window.
     """
-    neighbours = neighbours_of(equipment)
-    products: Products | None = None
+    measurement = BaselineMeasurement(equipment)
     for values_BSN in read():
-        found = products_of(values_BSN, neighbours)
-        products = found if products is None else products.merged(found)
-    if products is None:
-        return None
-    regressions = fit_regressions(products, equipment)
-    plan = plan_residuals(equipment, regressions)
-    observed: Observed | None = None
+        measurement.relate(values_BSN)
     for values_BSN in read():
-        seen = observe(values_BSN, equipment, plan=plan)
-        observed = seen if observed is None else observed.merged(seen)
-    return None if observed is None else baseline_of(observed, equipment, regressions)
+        measurement.observe(values_BSN)
+    return measurement.baseline()
 
 
 def baseline_of(
@@ -219,13 +254,21 @@ def baseline_of(
     Args:
         observed: the windows, with all statistics.
         equipment: the machine.
-        regressions: by which the residuals were observed; none without residuals.
+        regressions: by which the residuals were observed; none without residuals. The baseline has
+            those whose sensors all have moments, and residuals in all rows of their tables.
     """
+    moments = sensor_moments(observed, equipment, LEAST_WINDOWS)
+    some_STF = observed.statistics.count_X > 0
+    whole = {name for name, has in zip(equipment.sensor_ids, some_STF, strict=True) if has.all()}
     return Baseline(
         statistics=ALL_STATISTICS,
         layout=WindowLayout.of(equipment),
-        sensors=sensor_moments(observed, equipment, LEAST_WINDOWS),
-        regressions=regressions or {},
+        sensors=moments,
+        regressions={
+            name: each
+            for name, each in (regressions or {}).items()
+            if name in whole and moments.keys() >= {name, *each.sensors}
+        },
     )
 
 

@@ -161,7 +161,7 @@ class FeaturePlan:
         units: of the sensors' readings.
         components: V.
         sensors: predicts the sensors from each other; None without a sensor model.
-        residuals: what neighbours make expected of the sensors; None where no statistic is of
+        residuals: regressions of the sensors on their neighbours; None where no statistic is of
             residuals.
     """
 
@@ -214,8 +214,8 @@ class FeaturePlan:
 
 
 def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
-    """Return the plan of M machines of one topology, with their references on a leading axis."""
-    expected = [plan.residuals for plan in plans if plan.residuals is not None]
+    """Return the plan of M machines of one topology, on a leading axis."""
+    regressions = [plan.residuals for plan in plans if plan.residuals is not None]
     return replace(
         plans[0],
         flat_S=np.stack([plan.flat_S for plan in plans]),
@@ -226,7 +226,7 @@ def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
         steps_S=np.stack([plan.steps_S for plan in plans]),
         low_STF=np.stack([plan.low_STF for plan in plans]),
         high_STF=np.stack([plan.high_STF for plan in plans]),
-        residuals=stack_residual_plans(expected) if expected else None,
+        residuals=stack_residual_plans(regressions) if regressions else None,
     )
 
 

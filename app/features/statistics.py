@@ -4,7 +4,8 @@ To add a statistic, write its function here and add its name to `Statistic` and 
 `TrainConfig.statistics` lists those that are trained by default.
 The functions know no machine, reference or unit. Leading axes, such as windows, are allowed.
 Shapes: W windows, S sensors, N bins of a window or of a step, T steps, F statistics of a step.
-Invariant: the statistics of a sensor do not depend, in any bit, on other sensors or windows.
+Invariant: but for residuals, which are given, the statistics of a sensor do not depend, in any bit,
+on other sensors or windows.
 """
 
 from collections.abc import Callable, Mapping
@@ -124,6 +125,8 @@ STATISTICS: Mapping[Statistic, Callable[[StepBins], Doubles]] = {
     "end": _end,
 }
 """Function of each statistic: [S, T], any number in a step without readings."""
+LEAST_KNOWN = 0.5
+"""Least share of a step's bins with known residuals, for the statistics of residuals."""
 OF_RESIDUALS: Mapping[Statistic, Statistic] = {"residual": "mean", "residual_spread": "spread"}
 """Statistics of residuals: which statistic of the residuals each is."""
 ALL_STATISTICS: tuple[Statistic, ...] = (*STATISTICS, *OF_RESIDUALS)
@@ -172,7 +175,11 @@ def step_statistics(
     places = [index for index, name in enumerate(statistics) if name in OF_RESIDUALS]
     if places and residual_SN is not None:
         names = tuple(OF_RESIDUALS[statistics[place]] for place in places)
+        known_ST = np.isfinite(residual_SN).reshape(there_STN.shape).sum(-1)
         raw_STF[..., places] = step_statistics(residual_SN, steps, names)[0]
+        few_ST1 = (known_ST < max(2.0, LEAST_KNOWN * width))[..., None]
+        # the spread of a few residuals would be nearly 0
+        np.copyto(raw_STF, np.nan, where=few_ST1 & np.isin(np.arange(len(statistics)), places))
     return raw_STF, (count_ST / width).astype(np.float32)
 
 

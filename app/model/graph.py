@@ -214,6 +214,8 @@ class Prediction(NamedTuple):
 class Contributions(NamedTuple):
     """What each sensor contributes to the prediction of each component of one window; float32.
 
+    The residuals of neighbouring sensors, which its readings changed, stay as they are.
+
     Args:
         health_VS: health without the sensor less health with it; positive where the sensor is
             evidence of a worse condition.

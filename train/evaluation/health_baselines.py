@@ -1,8 +1,8 @@
 """Baselines of labelled health on the same folds: extra trees, and a rule without any reading.
 
-Where machines have baselines, the trees read the same features as the network: statistics as
-distances from those of the machine's own baseline. Invariant: a baseline is fitted to windows of
-the part's `train_W` and to no others.
+Where machines have baselines, the trees read the same statistics as the network, as distances from
+those of the machine's own baseline, but the readings of faulty sensors too. Invariant: a baseline
+is fitted to windows of the part's `train_W` and to no others.
 Shapes: W windows, M machines, S sensors, T steps, F statistics, V components, L columns.
 """
 
@@ -92,7 +92,7 @@ def _answers(health_RV: np.ndarray) -> Answers:
 def _columns(windows: Windows, chosen_W: Integers, statistics: tuple[Statistic, ...]) -> Floats:
     """Return the mean and the spread over the steps of each normalised statistic, [W, L]."""
     mean_MSF, spread_MSF = _references(windows, statistics)
-    expected = stack_residual_plans(
+    plans = stack_residual_plans(
         [
             plan_residuals(windows.equipment, baseline.regressions if baseline else None)
             for baseline in windows.baselines or [None] * len(windows.machines)
@@ -101,7 +101,7 @@ def _columns(windows: Windows, chosen_W: Integers, statistics: tuple[Statistic, 
     blocks = []
     for position_B, values_BSN in windows.batches(np.sort(chosen_W)):
         machine_B = windows.labels.machine_W[position_B]
-        residual_BSN = residuals(values_BSN, expected.rows(machine_B))
+        residual_BSN = residuals(values_BSN, plans.rows(machine_B))
         steps = windows.equipment.steps
         raw_BSTF, coverage_BST = step_statistics(values_BSN, steps, statistics, residual_BSN)
         there_BST1 = coverage_BST[..., None] > 0

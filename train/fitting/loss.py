@@ -241,13 +241,16 @@ def distilled_loss(alone: Heads, both: Heads, has_skip_V: Tensor, weights: LossW
 
 
 def health_emphasis(targets: Targets, weights: LossWeights) -> Tensor:
-    """Return the weight of the health of each component, [V]: more of worn ones without grades."""
+    """Return the weight of each component's loss of health, [V]: larger of worn ones.
+
+    Components with a grade have none further.
+    """
     is_worn_V = (targets.health_V < WORN) & (targets.grade_V < 0)
     return 1.0 + weights.worn * is_worn_V.to(targets.health_V.dtype)
 
 
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:
-    """Return the mean loss of the labelled components, weighted by what they count."""
+    """Return the weighted mean loss; `has_V` is the weight of a component, 0 without a label."""
     return (loss_MV * has_V).sum() / has_V.sum().clamp(min=1)
 
 

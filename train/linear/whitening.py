@@ -152,6 +152,8 @@ def _of_design(
         fits_first = equipment.cycle_s is None and not is_labelled_PC[:, 0].any()
         if fits_first:
             is_labelled_PC[:, 2] = False  # remaining life is left to the network
+        if not is_labelled_PC.any():
+            continue
         yield Circuit(
             number,
             sensor_Q,

@@ -37,8 +37,7 @@ def baseline_as_new(unit: Unit, record: Record | None = None) -> Baseline:
     values_NTS = (record or _recorded)(new, hour_N)
     equipment = unit.design.equipment(unit.equipment_id)
     measured = measure_baseline(lambda: [values_NTS.transpose(0, 2, 1)], equipment)
-    if measured is None:
-        raise ValueError("expected at least one window of the first day, found none")
+    assert measured is not None
     return measured
 
 

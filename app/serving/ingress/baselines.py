@@ -1,7 +1,7 @@
 """Records the baselines of machines: measures the windows of an interval, and stores the moments.
 
-The interval is read in parts, and each part is measured in a thread, so memory and the event loop
-bear an interval of any length that is accepted.
+The interval is read in parts, twice, and each part is measured in a thread, so memory and the event
+loop bear an interval of any length that is accepted.
 """
 
 import asyncio
@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 from app.core.errors import ConflictError, InputError, UnknownBaseline, WindowError
 from app.features.baseline import Baseline
 from app.features.binning import Floats
-from app.features.references import LEAST_WINDOWS, Observed, baseline_of, observe
-from app.features.residuals import (
-    Products,
-    fit_regressions,
-    neighbours_of,
-    plan_residuals,
-    products_of,
-)
+from app.features.references import LEAST_WINDOWS, BaselineMeasurement
 from app.schemas.baselines import BaselineRequest, MachineBaseline
 from app.schemas.equipment import Equipment
 from app.schemas.places import some_of
@@ -292,22 +285,12 @@ async def _measure(store: Store, equipment: Equipment, span: _Span) -> _Measured
     Raises:
         WindowError: too few windows are complete.
     """
-    neighbours = neighbours_of(equipment)
-    products: Products | None = None
-    async for values_WSN in _complete_windows(store, equipment, span):
-        shown = await asyncio.to_thread(products_of, values_WSN, neighbours)
-        products = shown if products is None else products.merged(shown)
-    regressions = {} if products is None else fit_regressions(products, equipment)
-    plan = plan_residuals(equipment, regressions)
-    observed: Observed | None = None
+    measurement = BaselineMeasurement(equipment)
     windows = 0
-    stuck_S = np.zeros(len(equipment.sensors), np.bool_)
     async for values_WSN in _complete_windows(store, equipment, span):
-        found = await asyncio.to_thread(observe, values_WSN, equipment, plan=plan)
-        observed = found if observed is None else observed.merged(found)
+        await asyncio.to_thread(measurement.relate, values_WSN)
         windows += len(values_WSN)
-        stuck_S |= found.flat_S == 1.0
-    if observed is None or windows < LEAST_WINDOWS:
+    if windows < LEAST_WINDOWS:
         raise WindowError(
             f"expected at least {LEAST_WINDOWS} windows of '{equipment.equipment_id}' in the "
             f"interval with readings in all of their {equipment.steps} steps, found {windows} of "
@@ -315,7 +298,18 @@ async def _measure(store: Store, equipment: Equipment, span: _Span) -> _Measured
             "/v1/readings",
             "start",
         )
-    return _Measured(baseline_of(observed, equipment, regressions), windows, stuck_S)
+    stuck_S = np.zeros(len(equipment.sensors), np.bool_)
+    async for values_WSN in _complete_windows(store, equipment, span):
+        found = await asyncio.to_thread(measurement.observe, values_WSN)
+        stuck_S |= found.flat_S == 1.0
+    baseline = await asyncio.to_thread(measurement.baseline)
+    if baseline is None:
+        raise WindowError(
+            f"expected the readings of '{equipment.equipment_id}' in the interval to stay while "
+            "they are measured, found none left: repeat the request",
+            "start",
+        )
+    return _Measured(baseline, windows, stuck_S)
 
 
 async def _complete_windows(

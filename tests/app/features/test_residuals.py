@@ -17,14 +17,20 @@ from app.features.residuals import (
     products_of,
     residuals,
 )
-from app.features.spec import FeatureSpec, plan_features
+from app.features.spec import FeatureSpec, plan_features, stack_plans
 from app.features.statistics import ALL_STATISTICS
 from app.schemas.equipment import Equipment
 from tests.small import press
 from train.config import TrainConfig
 from train.data.reference import spec_of
 
-LONG = press().model_copy(update={"window_s": press().window_s * 10, "cycle_s": None})
+
+def long(steps: int = 4, cycle_s: float | None = None) -> Equipment:
+    changes = {"window_s": press().window_s * 10, "cycle_s": cycle_s, "steps": steps}
+    return press().model_copy(update=changes)
+
+
+LONG = long()
 """The press with steps of 30 bins; its sensors are P1, Q1, P2 and T1."""
 BINS = LONG.bins
 
@@ -54,22 +60,20 @@ def own_baseline(values_WSN: Floats) -> Baseline:
     return found
 
 
-def test_neighbours_are_those_of_the_component_and_of_connected_ones() -> None:
+def test_neighbours_are_those_of_the_component_and_of_what_is_evidence_for_it() -> None:
     ids = LONG.sensor_ids
-    near = {ids[s]: {ids[other] for other in row} for s, row in enumerate(neighbours_of(LONG))}
-    owner = {
-        placed.sensor.sensor_id: LONG.components[placed.component_index].component_id
-        for placed in LONG.sensors
-    }
-    pairs = {frozenset((each.source, each.target)) for each in LONG.connections}
-    for sensor, found in near.items():
-        assert found == {
-            other
-            for other in ids
-            if other != sensor
-            and (owner[other] == owner[sensor] or frozenset((owner[other], owner[sensor])) in pairs)
-        }
-    assert any(near.values())
+    near = {ids[s]: [ids[other] for other in row] for s, row in enumerate(neighbours_of(LONG))}
+    # pump P1 Q1, valve P2, tank T1; the tank is evidence for nothing
+    assert near == {"P1": ["Q1", "P2"], "Q1": ["P1", "P2"], "P2": ["P1", "Q1"], "T1": ["P2"]}
+
+
+def test_sensor_has_few_neighbours_and_a_machine_with_very_many_sensors_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.features.residuals.MOST_NEIGHBOURS", 1)
+    assert neighbours_of(long()) == ((1,), (0,), (0,), (2,)), "its own component first"
+    monkeypatch.setattr("app.features.residuals.MOST_SENSORS", 3)
+    assert neighbours_of(long()) == ((),) * 4
 
 
 def test_short_steps_have_no_residuals() -> None:
@@ -169,14 +173,78 @@ def test_baseline_with_regressions_survives_json() -> None:
     moments = baseline.sensors["Q1"]
     assert moments.mean[0][baseline.statistics.index("residual")] == pytest.approx(0.0, abs=0.05)
     assert moments.spread[0][baseline.statistics.index("residual_spread")] > 0.0
-    # the least windows of a baseline are no fewer rows than a regression needs
-    assert baseline.sensors.keys() >= baseline.regressions.keys()
 
 
-def test_version_with_references_of_the_design_has_no_residuals() -> None:
-    config = TrainConfig(equipment="press-1", statistics=ALL_STATISTICS)
-    spec = spec_of([related(60, seed=1)], LONG, config)
+def test_design_whose_training_machines_had_no_baseline_has_no_residuals() -> None:
+    spec = own_spec().model_copy(update={"baseline_machines": {"press": 0}})
+    healthy = {name: each.mean for name, each in spec.references["press"].items()}
+    spec = spec.model_copy(update={"healthy": {"press": healthy}})
     plan = plan_features(LONG, spec, own_baseline(related(40)))
     found = batch_features(related(3, seed=2, wear=0.2), plan)
     assert (found.x_WSTF[..., -3:-1] == 0.0).all()
     assert np.isfinite(found.exceedance_WS).all()
+
+
+def test_few_known_residuals_of_a_step_are_no_evidence() -> None:
+    plan = plan_features(LONG, own_spec(), own_baseline(related(40)))
+    values_WSN = related(2, seed=7)
+    values_WSN[0, 0, np.arange(BINS) % 3 == 0] = np.nan  # leaves no three bins in a row
+    values_WSN[1, 0, :3] = np.nan
+    found = batch_features(values_WSN, plan).x_WSTF[:, 1, :, -3:-1]
+    assert (found[0] == 0.0).all()
+    assert (found[1] != 0.0).all(), "most of the first step is known"
+    assert np.abs(found[1]).max() < 5.0
+
+
+def test_rows_of_machines_have_bitwise_the_features_of_each_machine_alone() -> None:
+    spec = own_spec()
+    first = own_baseline(related(40))
+    without = first.model_copy(update={"regressions": {}})
+    plans = [plan_features(LONG, spec, each) for each in (first, without)]
+    machine_W = np.arange(60) % 2
+    values_WSN = related(60, seed=4, wear=0.03)
+    values_WSN[np.random.default_rng(1).random(values_WSN.shape) < 0.02] = np.nan
+    together = batch_features(values_WSN, stack_plans(plans).rows(machine_W))
+    for window in range(60):
+        one = slice(window, window + 1)
+        alone = batch_features(values_WSN[one], plans[machine_W[window]])
+        assert alone.x_WSTF.tobytes() == together.x_WSTF[one].tobytes()
+        assert alone.exceedance_WS.tobytes() == together.exceedance_WS[one].tobytes()
+
+
+def test_regression_without_moments_or_with_a_step_without_residuals_is_left_out() -> None:
+    few = related(40)
+    few[20:, 1] = np.nan  # enough rows of Q1, and too few windows of it
+    baseline = own_baseline(few)
+    assert "Q1" not in baseline.sensors
+    assert all("Q1" not in {name, *each.sensors} for name, each in baseline.regressions.items())
+    cyclic = long(steps=8, cycle_s=LONG.window_s)
+    values_WSN = related(40)
+    values_WSN[:, 2, -10:] = np.nan  # P2 lacks most of a step, which says enough of P2 itself
+    found = measure_baseline(lambda: [values_WSN], cyclic)
+    assert found is not None
+    assert found.sensors.keys() == set(LONG.sensor_ids)
+    assert fitted(values_WSN, cyclic)["P2"]
+    assert "P2" not in found.regressions
+
+
+def test_neighbours_that_determine_each_other_share_the_weight() -> None:
+    values_WSN = related(40)
+    values_WSN[:, 2] = values_WSN[:, 0] * 2.0  # P2 is P1 in another unit
+    weights = dict(zip(*_of(fitted(values_WSN)["Q1"]), strict=True))
+    assert weights["P1"][0] == pytest.approx(0.25, rel=0.05)
+    assert weights["P2"][0] == pytest.approx(0.125, rel=0.05)
+
+
+def _of(regression: Regression) -> tuple[tuple[str, ...], tuple[tuple[float, float, float], ...]]:
+    return regression.sensors, regression.weights
+
+
+def test_sets_of_neighbours_are_kept_apart_and_the_fullest_is_fitted() -> None:
+    neighbours = neighbours_of(LONG)
+    whole, silent = related(30), related(20, seed=2)
+    silent[:, 2] = np.nan
+    joined = products_of(silent, neighbours).merged(products_of(whole, neighbours))
+    found = fit_regressions(joined, LONG)["Q1"]
+    assert found == fitted(whole)["Q1"]
+    assert found != fitted(silent)["Q1"]
