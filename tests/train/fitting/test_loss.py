@@ -115,6 +115,22 @@ def test_loss_is_the_mean_over_the_labelled() -> None:
     assert training_loss(said, targets, WEIGHTS).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_worn_components_without_grades_can_count_more() -> None:
+    said = heads()
+    nothing_V = torch.full((2,), NAN)
+    weights = WEIGHTS._replace(worn=3.0)
+
+    def loss(grade: int, worn: float, other: float) -> float:
+        health_V = torch.tensor([worn, other])
+        targets = Targets(torch.tensor([grade, -1]), health_V, nothing_V, nothing_V)
+        return training_loss(said, targets, weights).item()
+
+    of_worn, of_new = (2.0 * divergence(0.5, h) + 0.1 * (0.5 - h) ** 2 for h in (0.2, 0.99))
+    assert loss(-1, 0.2, 0.99) == pytest.approx((4.0 * of_worn + of_new) / 5.0, rel=1e-4)
+    graded = -math.log(sigmoid(1) - sigmoid(-1))
+    assert loss(1, 0.2, 0.99) == pytest.approx(graded + (of_worn + of_new) / 2.0, rel=1e-4)
+
+
 GRADED = Targets(
     torch.tensor([1, -1]),
     torch.tensor([0.5, NAN]),

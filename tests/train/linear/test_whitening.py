@@ -1,5 +1,6 @@
 """Whitening of a circuit's features, and which components have a skip."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,31 @@ def test_components_read_the_sensors_with_a_path_to_them(tmp_path: Path) -> None
     assert circuit.component_P.tolist() == [0, 1]
     assert circuit.is_labelled_PC.tolist() == [[True, True, False]] * 2
     assert circuit.size == (3, 4, 2, len(circuit.noise_A))
+
+
+def test_remaining_life_has_no_skip_where_that_of_health_is_fitted_first(tmp_path: Path) -> None:
+    windows, made = graded_windows(tmp_path), small()
+    shape = windows.labels.grade_WV.shape
+    health_WV = np.random.default_rng(0).uniform(0.2, 1.0, shape).astype(np.float32)
+    labels = replace(
+        windows.labels,
+        grade_WV=np.full(shape, -1, np.int64),
+        health_WV=health_WV,
+        rul_WV=100.0 * health_WV,
+    )
+    equipment = windows.equipment.model_copy(update={"cycle_s": None})
+    with_lives = replace(windows, labels=labels, equipment=equipment)
+    found = fit_circuits(Fleet((with_lives,)), [np.arange(60)], made.spec, CONFIG)
+    assert len(found) == 2, "pump and valve, and the tank, which reads more sensors"
+    for circuit in found:
+        assert (circuit.is_labelled_PC == [False, True, False]).all()
+        assert circuit.first is not None
+        assert circuit.first.weight_XPC[:, :, 1].any()
+        assert not circuit.first.weight_XPC[:, :, 2].any()
+    lives_alone = replace(
+        with_lives, labels=replace(labels, health_WV=np.full(shape, np.nan, np.float32))
+    )
+    assert fit_circuits(Fleet((lives_alone,)), [np.arange(60)], made.spec, CONFIG) == ()
 
 
 def test_whitened_features_have_one_variance_in_all_directions(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from app.features.baseline import Baseline
+from app.features.references import measure_baseline
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import baselines as module
 from app.serving.ingress.baselines import BaselineService
@@ -148,6 +149,29 @@ async def test_inline_readings_are_compared_with_the_baseline_too(
     topology = make_machine().model_dump(mode="json")
     other = await client.post("/v1/diagnoses", json=request | {"equipment": topology})
     assert kind_of(other) == (422, "untrained-design")
+
+
+async def test_baseline_has_regressions_measured_part_by_part_as_at_once(
+    client: httpx.AsyncClient, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    machine = make_machine().model_copy(update={"steps": 4})
+    await fill(store)
+    await store.put_equipment(machine)
+    monkeypatch.setattr(module, "VALUES_AT_ONCE", 3 * 60 * 7)
+    recorded = (await client.put(PATH, json=interval())).json()
+    found = (await store.baselines([recorded["baseline_id"]]))[recorded["baseline_id"]]
+    baseline = Baseline.model_validate_json(found.moments)
+    values_SN = readings(60 * (WINDOWS + 1))[:, : 60 * WINDOWS].astype(np.float32)
+    values_WSN = values_SN.reshape(3, WINDOWS, 60).swapaxes(0, 1)
+    whole = measure_baseline(lambda: [values_WSN], machine)
+    assert whole is not None
+    assert baseline.regressions.keys() == whole.regressions.keys() == set(SENSORS)
+    for name, each in baseline.regressions.items():
+        np.testing.assert_allclose(each.weights, whole.regressions[name].weights, atol=1e-4)
+    places = [baseline.statistics.index(name) for name in ("residual", "residual_spread")]
+    residual, spread = (baseline.sensors["PS1"].mean[0][place] for place in places)
+    assert abs(residual) < 0.01
+    assert spread == pytest.approx(1.03, abs=0.1)  # its noise of 1, and some of six readings
 
 
 async def test_repeated_baseline_is_the_same_and_another_replaces_it(
