@@ -8,6 +8,7 @@ resource's text once Serve answers again. Neither the dashboard nor Ray's GCS is
 an external Redis this machine's only node would end with its GCS.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from app.release.clients.serve_api import ray_token
@@ -94,12 +96,17 @@ def done(process: "subprocess.Popen[str]") -> str:
     return out
 
 
+def is_controller(process: psutil.Process) -> bool:
+    """Return whether a process is Serve's controller; one that has just ended is not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "".join(process.cmdline()).startswith(CONTROLLER)
+    return False
+
+
 def restart_head(system: System, operator: Operator) -> None:
     """Kill Serve's controller; the operator sends the text again, see above."""
     operator.head_is_ready = False
-    (controller,) = [
-        each for each in system.processes() if "".join(each.cmdline()).startswith(CONTROLLER)
-    ]
+    (controller,) = [each for each in system.processes() if is_controller(each)]
     controller.kill()
     controller.wait(30)
     operator.forget()
