@@ -54,8 +54,14 @@ def left(settings: Settings) -> list[str]:
 
 
 async def test_uploaded_checkpoint_is_registered_once_and_found_for_deployment(
-    client: httpx.AsyncClient, checkpoints: dict[str, Path], settings: Settings, tmp_path: Path
+    client: httpx.AsyncClient,
+    checkpoints: dict[str, Path],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    # MLflow makes its tables at first, which takes long on a busy machine
+    monkeypatch.setattr("app.release.service.DEFAULT_TIMEOUT_S", 600.0)
     archive = packed(checkpoints["model-2"], tmp_path / "archive")
 
     async def parts() -> AsyncIterator[bytes]:
