@@ -73,10 +73,9 @@ def normalise(
     x_WSTF[..., :-1] = np.clip(z_WSTF, -plan.clip, plan.clip, out=z_WSTF)
     x_WSTF[..., -1] = coverage_WST - 1.0
     np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
-    if plan.residuals is not None:
-        for place, name in enumerate(plan.statistics):
-            if name in OF_RESIDUALS:  # an unknown residual is no evidence of anything
-                np.nan_to_num(x_WSTF[..., place], copy=False)
+    for place, name in enumerate(plan.statistics):
+        if name in OF_RESIDUALS:  # an unknown residual has its healthy mean
+            np.nan_to_num(x_WSTF[..., place], copy=False)
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
     usable_WS = np.minimum(mask_WST.sum(-1) / plan.steps_S, 1.0).astype(np.float32)
     return FeatureBatch(x_WSTF, mask_WST, coverage_WS, usable_WS, exceedance_WS, *screening)
@@ -132,7 +131,7 @@ def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     coverage_WS = step_coverage(values_WSN, plan.steps).mean(-1)
     screening = screen(values_WSN, coverage_WS, fault_WS, plan)
     residual_WSN = None
-    if plan.residuals is not None and plan.residuals.fitted_S.any():
+    if plan.residuals is not None:
         faulty_WS1 = (screening.fault_WS != 0)[..., None]
         trusted_WSN = np.where(faulty_WS1, np.float32(np.nan), values_WSN)
         residual_WSN = residuals(trusted_WSN, plan.residuals)

@@ -131,13 +131,13 @@ def observe(
         statistics: to measure.
         plan: of the residuals; the statistics of residuals of a sensor without any are 0.
     """
-    plan = plan or plan_residuals(equipment)
-    residual_BSN = residuals(values_BSN, plan) if plan.fitted_S.any() else None
+    residual_BSN = None if plan is None else residuals(values_BSN, plan)
+    lacks_S = np.ones(len(equipment.sensors), np.bool_) if plan is None else ~plan.fitted_S
     steps = equipment.steps
     raw_BSTF = step_statistics(values_BSN, steps, statistics, residual_BSN)[0].astype(np.float64)
     for place, name in enumerate(statistics):
         if name in OF_RESIDUALS:
-            raw_BSTF[:, ~plan.fitted_S, :, place] = 0.0
+            raw_BSTF[:, lacks_S, :, place] = 0.0
     B, S, T, F = raw_BSTF.shape
     C = T + 1
     place_BS = (step_coverage(values_BSN, steps) > 0).sum(-1) + C * np.arange(S)
@@ -214,7 +214,7 @@ class BaselineMeasurement:
 
     def observe(self, values_BSN: Floats) -> Observed:
         """Read the same windows for the moments: the second pass; return those of these."""
-        if self._plan is None:
+        if self._observed is None:
             self._regressions = fit_regressions(self._products, self._equipment)
             self._plan = plan_residuals(self._equipment, self._regressions)
         found = observe(values_BSN, self._equipment, plan=self._plan)

@@ -240,25 +240,28 @@ class ResidualPlan:
 
 
 def plan_residuals(
-    equipment: Equipment, regressions: Mapping[str, Regression] | None = None
-) -> ResidualPlan:
-    """Return the regressions of a machine as arrays.
+    equipment: Equipment, regressions: Mapping[str, Regression]
+) -> ResidualPlan | None:
+    """Return the regressions of a machine as arrays; None without any.
 
     A regression that has a sensor which the machine no longer has is left out.
 
     Args:
         equipment: the machine.
-        regressions: of its baseline; none for no residuals.
+        regressions: of its baseline.
     """
     S = len(equipment.sensors)
     place = {sensor_id: s for s, sensor_id in enumerate(equipment.sensor_ids)}
-    plan = ResidualPlan(
-        np.zeros((3, S, S)), np.zeros(S), np.zeros(S, np.bool_), np.zeros((S, S), np.float32)
-    )
-    for sensor_id, regression in (regressions or {}).items():
-        if sensor_id not in place or not place.keys() >= set(regression.sensors):
-            continue
-        sensor, near = place[sensor_id], [place[each] for each in regression.sensors]
+    usable = {
+        place[sensor_id]: each
+        for sensor_id, each in regressions.items()
+        if place.keys() >= {sensor_id, *each.sensors}
+    }
+    if not usable:
+        return None
+    plan = _nothing(S)
+    for sensor, regression in usable.items():
+        near = [place[each] for each in regression.sensors]
         plan.weight_3SS[:, sensor, near] = np.array(regression.weights).T
         plan.constant_S[sensor] = regression.constant
         plan.fitted_S[sensor] = True
@@ -266,13 +269,23 @@ def plan_residuals(
     return plan
 
 
-def stack_residual_plans(plans: Sequence[ResidualPlan]) -> ResidualPlan:
-    """Return the regressions of M machines of one topology, on a leading axis."""
+def _nothing(S: int) -> ResidualPlan:
     return ResidualPlan(
-        np.stack([plan.weight_3SS for plan in plans]),
-        np.stack([plan.constant_S for plan in plans]),
-        np.stack([plan.fitted_S for plan in plans]),
-        np.stack([plan.uses_SS for plan in plans]),
+        np.zeros((3, S, S)), np.zeros(S), np.zeros(S, np.bool_), np.zeros((S, S), np.float32)
+    )
+
+
+def stack_residual_plans(plans: Sequence[ResidualPlan | None]) -> ResidualPlan | None:
+    """Return the regressions of M machines of one topology, on a leading axis; None without any."""
+    some = next((plan for plan in plans if plan is not None), None)
+    if some is None:
+        return None
+    all_plans = [plan or _nothing(len(some.constant_S)) for plan in plans]
+    return ResidualPlan(
+        np.stack([plan.weight_3SS for plan in all_plans]),
+        np.stack([plan.constant_S for plan in all_plans]),
+        np.stack([plan.fitted_S for plan in all_plans]),
+        np.stack([plan.uses_SS for plan in all_plans]),
     )
 
 

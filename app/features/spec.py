@@ -161,8 +161,7 @@ class FeaturePlan:
         units: of the sensors' readings.
         components: V.
         sensors: predicts the sensors from each other; None without a sensor model.
-        residuals: regressions of the sensors on their neighbours; None where no statistic is of
-            residuals.
+        residuals: regressions of the sensors on their neighbours; None without any.
     """
 
     sensor_ids: tuple[str, ...]
@@ -215,7 +214,6 @@ class FeaturePlan:
 
 def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
     """Return the plan of M machines of one topology, on a leading axis."""
-    regressions = [plan.residuals for plan in plans if plan.residuals is not None]
     return replace(
         plans[0],
         flat_S=np.stack([plan.flat_S for plan in plans]),
@@ -226,7 +224,7 @@ def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
         steps_S=np.stack([plan.steps_S for plan in plans]),
         low_STF=np.stack([plan.low_STF for plan in plans]),
         high_STF=np.stack([plan.high_STF for plan in plans]),
-        residuals=stack_residual_plans(regressions) if regressions else None,
+        residuals=stack_residual_plans([plan.residuals for plan in plans]),
     )
 
 
@@ -298,10 +296,10 @@ def _residuals(
     equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None
 ) -> ResidualPlan | None:
     """Return the regressions of a machine, none where training had none of its design."""
-    if OF_RESIDUALS.keys().isdisjoint(spec.statistics):
+    if baseline is None or OF_RESIDUALS.keys().isdisjoint(spec.statistics):
         return None
-    if baseline is None or not spec.takes_own_references(equipment.design):
-        return plan_residuals(equipment)
+    if not spec.takes_own_references(equipment.design):
+        return None
     return plan_residuals(equipment, baseline.regressions)
 
 

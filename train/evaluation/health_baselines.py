@@ -94,14 +94,14 @@ def _columns(windows: Windows, chosen_W: Integers, statistics: tuple[Statistic, 
     mean_MSF, spread_MSF = _references(windows, statistics)
     plans = stack_residual_plans(
         [
-            plan_residuals(windows.equipment, baseline.regressions if baseline else None)
+            plan_residuals(windows.equipment, baseline.regressions) if baseline else None
             for baseline in windows.baselines or [None] * len(windows.machines)
         ]
     )
     blocks = []
     for position_B, values_BSN in windows.batches(np.sort(chosen_W)):
         machine_B = windows.labels.machine_W[position_B]
-        residual_BSN = residuals(values_BSN, plans.rows(machine_B))
+        residual_BSN = None if plans is None else residuals(values_BSN, plans.rows(machine_B))
         steps = windows.equipment.steps
         raw_BSTF, coverage_BST = step_statistics(values_BSN, steps, statistics, residual_BSN)
         there_BST1 = coverage_BST[..., None] > 0

@@ -138,8 +138,12 @@ def _of_design(
     is_used_TF = np.broadcast_to(np.arange(spec.features) < spec.features - 1, x_WSTF.shape[2:])
     for sensors, components in components_of.items():
         sensor_Q, component_P = np.array(sensors, np.int64), np.array(components, np.int64)
+        is_labelled_PC = is_labelled_VC[component_P]
+        fits_first = equipment.cycle_s is None and not is_labelled_PC[:, 0].any()
+        if fits_first:
+            is_labelled_PC[:, 2] = False  # remaining life is left to the network
         complete_W = present_WS[:, sensor_Q].all(1)
-        if complete_W.sum() < FEWEST_WINDOWS:
+        if complete_W.sum() < FEWEST_WINDOWS or not is_labelled_PC.any():
             continue
         x_WQTF = x_WSTF[complete_W][:, sensor_Q].astype(np.float64)
         is_used_L = np.tile(is_used_TF.reshape(-1), len(sensors))
@@ -148,12 +152,6 @@ def _of_design(
             if equipment.cycle_s is None
             else _axes(x_WQTF.reshape(len(x_WQTF), -1), is_used_L, config.shrinkage)
         )
-        is_labelled_PC = is_labelled_VC[component_P]
-        fits_first = equipment.cycle_s is None and not is_labelled_PC[:, 0].any()
-        if fits_first:
-            is_labelled_PC[:, 2] = False  # remaining life is left to the network
-        if not is_labelled_PC.any():
-            continue
         yield Circuit(
             number,
             sensor_Q,
