@@ -16,7 +16,7 @@ from train.data.reference import fit_spec
 from train.data.windows import Windows, write_windows
 from train.linear.sensor_model import fit_sensor_model
 
-MACHINES, WINDOWS, BINS = 30, 600, 60
+MACHINES, WINDOWS, BINS = 30, 900, 60
 SLOPES = np.array([2.0, 0.8, 1.5, 1.0, 0.5, 1.2])
 LEVELS = np.array([100.0, 40.0, 90.0, 55.0, 45.0, 70.0])
 PUMP, VALVE, TANK = range(3)

@@ -55,7 +55,7 @@ OTHER_UNITS: Mapping[str, Sequence[tuple[float, float]]] = {
     "V": ((1000.0, 0.0),),
 }
 """Factor and offset from a unit to those that it is confused with: psi, gpm, Hz, hp, inch ..."""
-GAINS = np.exp(np.concatenate([-np.geomspace(1.5, 0.03, 30), np.geomspace(0.03, 1.5, 30)]))
+GAINS = np.exp(np.concatenate([-np.geomspace(0.8, 0.03, 24), np.geomspace(0.03, 0.8, 24)]))
 FREEDOM: Mapping[FaultKind, float] = {
     "offset": 2.0, "gain": 2.0, "drift": 4.0, "unit_swap": 1.0, "spike": 4.0, "noise": 2.0,
 }  # fmt: skip
@@ -67,6 +67,11 @@ FLAT_SHARE = 0.3
 stuck."""
 SPIKES_SHARE = 0.08
 """Share of the bins that spikes take at most; more are noise."""
+ROUGHLY = 0.3
+"""Standard deviation of the logarithms that noise or spikes leave: noise is not quite white, small
+spikes stay, and both are cut off at the ends of the range."""
+FAR_SPREADS = 4.0
+"""Standard deviations of its readings from an end of the range at which a sensor is far from it."""
 EXPLAINED = 0.5
 """Share of the square that a kind has to leave at most, else the fault is of no known kind."""
 WHITE_BEND = (6.0**0.5) * (2.0 / np.pi) ** 0.5
@@ -91,30 +96,44 @@ class NamedFault(NamedTuple):
     size: float = float("nan")
 
 
-def name_fault(
-    accused: Accused, values_N: Floats, usual_T: Doubles, floor: float, unit: str
-) -> NamedFault:
+class Instrument(NamedTuple):
+    """What is known of a sensor beside its readings.
+
+    Args:
+        usual_T: mean of each step in the reference.
+        floor: of its summaries.
+        unit: of its readings.
+        low: lower end of its range, in the unit.
+        high: upper end.
+    """
+
+    usual_T: Doubles
+    floor: float
+    unit: str
+    low: float
+    high: float
+
+
+def name_fault(accused: Accused, values_N: Floats, instrument: Instrument) -> NamedFault:
     """Name the kind of fault of an accused sensor.
 
     Args:
         accused: with what the others predict.
         values_N: its bins, NaN where missing.
-        usual_T: mean of each step in the reference.
-        floor: of its summaries.
-        unit: of its readings.
+        instrument: the sensor.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # readings near the end of float32
-        return _name(accused, values_N, usual_T, floor, unit)
+        return _name(accused, values_N, instrument)
 
 
-def _name(
-    accused: Accused, values_N: Floats, usual_T: Doubles, floor: float, unit: str
-) -> NamedFault:
+def _name(accused: Accused, values_N: Floats, instrument: Instrument) -> NamedFault:
+    usual_T, floor, unit, *_ = instrument
     first, length = longest_run(values_N)
     predicted_Y, known = accused.predicted_Y, int(np.isfinite(values_N).sum())
     varies = np.exp(predicted_Y[SPREAD]) > 2.0 * floor
     if varies and length > FLAT_SHARE * known:
-        return NamedFault("stuck", first, float(values_N[first]))
+        beyond = _beyond_range(float(values_N[first]), predicted_Y, instrument)
+        return beyond or NamedFault("stuck", first, float(values_N[first]))
     place_N = np.linspace(-1.0, 1.0, len(values_N))
     deviation_Y = accused.summary_Y - predicted_Y
     precision_YY = accused.precision_YY
@@ -141,6 +160,10 @@ def _name(
     found = [fault for fault, _ in tried] + [NamedFault("noise", 0, sigma)]
     apart_HY = np.concatenate([summary_HY, noise_Y[None]]) - predicted_Y
     square_H = np.einsum("hy,yz,hz->h", apart_HY, precision_YY, apart_HY)
+    square_H[-1] = _tolerant_square(apart_HY[-1], precision_YY, sigma**2 / known)
+    for place, fault in enumerate(found):
+        if fault.kind == "spike":
+            square_H[place] = _tolerant_square(apart_HY[place], precision_YY, 0.0)
     cost_H = square_H + [FREEDOM[fault.kind] + BEGINS * (fault.since > 0) for fault in found]
     best = int(np.nan_to_num(cost_H, nan=np.inf).argmin())
     whole = float(deviation_Y @ precision_YY @ deviation_Y)
@@ -190,6 +213,47 @@ def _median(values_N: Floats) -> Floats:
     return np.where(np.isfinite(found_N), found_N, values_N)
 
 
+def _beyond_range(value: float, predicted_Y: Doubles, instrument: Instrument) -> NamedFault | None:
+    """Return the fault of a sensor that stays at an end of its range; None for a stuck one.
+
+    A sensor whose readings should be far from that end is not stuck: it would read more than it
+    can.
+
+    Args:
+        value: that it stays at.
+        predicted_Y: its summary as it should be.
+        instrument: the sensor.
+    """
+    usual_T, _, unit, low, high = instrument
+    is_end = value >= high or value <= low
+    level = float(usual_T.mean() + predicted_Y[LEVEL])
+    apart = abs(value - level)
+    if not is_end or apart < FAR_SPREADS * float(np.exp(predicted_Y[SPREAD])):
+        return None
+    for factor, shift in OTHER_UNITS.get(unit, ()):
+        if not low < level * factor + shift < high and (level * factor + shift > level) == (
+            value > level
+        ):
+            return NamedFault("unit_swap", 0, factor)
+    return NamedFault("offset", 0, value - level)
+
+
+def _tolerant_square(apart_Y: Doubles, precision_YY: Doubles, variance: float) -> float:
+    """Return the square of what is left without noise or spikes, whose sizes are known roughly.
+
+    Args:
+        apart_Y: distance from the prediction.
+        precision_YY: of it.
+        variance: of the mean of the noise over the window; that of a trend is three times that.
+    """
+    covariance_YY = np.linalg.inv(precision_YY)
+    covariance_YY[LEVEL, LEVEL] += variance
+    covariance_YY[TREND, TREND] += 3.0 * variance
+    shape = np.arange(SPREAD, QUIET + 1)
+    covariance_YY[shape, shape] += ROUGHLY**2
+    return float(apart_Y @ np.linalg.solve(covariance_YY, apart_Y))
+
+
 def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tuple[Doubles, float]:
     """Return the summary without the white noise that best explains it, and its deviation."""
     shape = slice(SPREAD, QUIET + 1)
@@ -198,11 +262,9 @@ def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tu
     factor_X = np.array([1.0, WHITE_BEND, WHITE_ISOLATED, 0.8 * WHITE_BEND])
     extra_X = np.sqrt(np.maximum(size_X**2 - usual_X**2, 0.0))
     sigma = float(np.median(extra_X / factor_X))
-    left_X = np.sqrt(np.maximum(size_X**2 - (sigma * factor_X) ** 2, 0.0))
-    # noise hides what is below it: a size can't be distinguished from the usual one then
-    is_hidden_X = left_X < 0.7 * usual_X
+    expected_X = np.sqrt(usual_X**2 + (sigma * factor_X) ** 2)
     found_Y = summary_Y.copy()
-    found_Y[shape] = np.where(is_hidden_X, predicted_Y[shape], np.log(left_X + floor))
+    found_Y[shape] = predicted_Y[shape] + np.log(size_X + floor) - np.log(expected_X + floor)
     return found_Y, sigma
 
 

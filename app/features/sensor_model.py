@@ -4,7 +4,9 @@
 design, fitted to training windows with and without faulty components, so that what a component's
 fault does to several sensors is no surprise. Any sensor is predicted from any others by
 conditioning: a sensor that is missing or faulty is left out, and the others are predicted without
-it. `signatures` say which directions the fault of each component moves the summaries in.
+it. `as_new` is the Gaussian of machines as new alone, which predicts a sensor far better where the
+others look as new. `signatures` say which directions the fault of each component moves the
+summaries in.
 Shapes: S sensors, T steps, Y numbers of a summary, J = S x Y, V components, A axes.
 """
 
@@ -51,6 +53,24 @@ def unpacked(text: str, *shape: int) -> Doubles:
     return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64).reshape(shape)
 
 
+class AsNewModel(BaseModel):
+    """The summaries of machines as new, as deviations in the scales of the sensor model.
+
+    Args:
+        centre: mean, [J].
+        covariance: shrunk, [J, J].
+        limits: of `TESTS`, [S, 3]; see `app.features.sensor_tests`.
+        rest: largest square of all other sensors with which they look as new, [S].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: Packed
+    covariance: Packed
+    limits: Packed
+    rest: Packed
+
+
 class SensorModel(BaseModel):
     """The sensor model of a design; see the module.
 
@@ -66,6 +86,7 @@ class SensorModel(BaseModel):
         whitening: from deviations of `healthy` in scales to unit variance, [J, J].
         signatures: by component id, [J + 1, A]: axes of whitened deviations, and below them the
             variance along each beyond that of a machine as new.
+        as_new: None where training had too few windows without any wear.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +101,7 @@ class SensorModel(BaseModel):
     healthy: Packed
     whitening: Packed
     signatures: Mapping[str, Packed]
+    as_new: AsNewModel | None = None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -89,9 +111,10 @@ class SensorModel(BaseModel):
             "floor": S, "centre": J, "scale": J, "correlation": J * J, "limits": S * len(TESTS),
             "coverage": S, "healthy": J, "whitening": J * J,
         }  # fmt: skip
-        found = {name: _count(getattr(self, name)) for name in expected}
-        if found != expected:
-            raise ValueError(f"expected {expected} numbers for {S} sensors, found {found}: retrain")
+        _check_counts(self, expected, S)
+        if self.as_new is not None:
+            expected = {"centre": J, "covariance": J * J, "limits": S * len(TESTS), "rest": S}
+            _check_counts(self.as_new, expected, S)
         for component_id, text in self.signatures.items():
             if not _count(text) or _count(text) % (J + 1):
                 raise ValueError(
@@ -102,6 +125,46 @@ class SensorModel(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class JointPlan:
+    """A Gaussian over the summaries of a machine's sensors, and the limits of its tests.
+
+    Args:
+        centre_J: mean deviation, in the scales of the sensor model.
+        precision_JJ: inverse of the covariance.
+        weight_SYY: covariance of each sensor's numbers given those of all others.
+        shape_SYY: the same of the numbers beside level and trend, given these too.
+        level_S: variance of the level given all other numbers.
+        limit_SQ: of `TESTS`.
+        rest_S: see `AsNewModel`; None where a sensor is tested whatever the others are.
+    """
+
+    centre_J: Doubles
+    precision_JJ: Doubles
+    weight_SYY: Doubles
+    shape_SYY: Doubles
+    level_S: Doubles
+    limit_SQ: Doubles
+    rest_S: Doubles | None
+
+
+def plan_joint(
+    centre_J: Doubles, covariance_JJ: Doubles, limit_SQ: Doubles, rest_S: Doubles | None
+) -> JointPlan:
+    """Make the plan of a Gaussian; see `JointPlan`."""
+    precision_JJ = inverse((covariance_JJ + covariance_JJ.T) / 2.0)
+    own_SYY = own_blocks(precision_JJ)
+    return JointPlan(
+        centre_J=centre_J,
+        precision_JJ=precision_JJ,
+        weight_SYY=inverse(own_SYY),
+        shape_SYY=inverse(own_SYY[:, 2:, 2:]),
+        level_S=1.0 / own_SYY[:, 0, 0],
+        limit_SQ=limit_SQ,
+        rest_S=rest_S,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SensorPlan:
     """A sensor model for one machine, whose sensors it may know in part.
 
@@ -109,11 +172,7 @@ class SensorPlan:
         sensor_S: positions in the machine of the sensors that the model knows.
         floor_S: see `summarise`.
         centre_SY: see `SensorModel`; likewise `scale_SY`.
-        precision_JJ: inverse of the correlation.
-        weight_SYY: covariance of each sensor's numbers given those of all others.
-        shape_SYY: the same of the numbers beside level and trend, given these too.
-        level_S: variance of the level given all other numbers.
-        limit_SQ: of `TESTS`.
+        joints: of all windows of training, then of those as new, if the model has them.
         coverage_S: see `SensorModel`.
         component_A: component of each axis of the signatures, by position.
         axes_JA: from deviations in scales to the axes.
@@ -128,11 +187,7 @@ class SensorPlan:
     floor_S: Doubles
     centre_SY: Doubles
     scale_SY: Doubles
-    precision_JJ: Doubles
-    weight_SYY: Doubles
-    shape_SYY: Doubles
-    level_S: Doubles
-    limit_SQ: Doubles
+    joints: tuple[JointPlan, ...]
     coverage_S: Doubles
     component_A: NDArray[np.int64]
     axes_JA: Doubles
@@ -163,9 +218,6 @@ def plan_sensors(
     of_model = len(model.sensor_ids)
     known_J = (known_S[:, None] * Y + np.arange(Y)).reshape(-1)
     J = of_model * Y
-    correlation_JJ = unpacked(model.correlation, J, J)[np.ix_(known_J, known_J)]
-    precision_JJ = inverse((correlation_JJ + correlation_JJ.T) / 2.0)
-    own_SYY = own_blocks(precision_JJ)
     axes, owners, variances = [], [], []
     for number, component_id in enumerate(component_ids):
         if component_id in model.signatures:
@@ -181,11 +233,7 @@ def plan_sensors(
         floor_S=unpacked(model.floor, of_model)[known_S],
         centre_SY=unpacked(model.centre, of_model, Y)[known_S],
         scale_SY=unpacked(model.scale, of_model, Y)[known_S],
-        precision_JJ=precision_JJ,
-        weight_SYY=inverse(own_SYY),
-        shape_SYY=inverse(own_SYY[:, 2:, 2:]),
-        level_S=1.0 / own_SYY[:, 0, 0],
-        limit_SQ=unpacked(model.limits, of_model, len(TESTS))[known_S],
+        joints=_joints(model, known_S, known_J),
         coverage_S=unpacked(model.coverage, of_model)[known_S],
         component_A=np.array(owners, np.int64),
         axes_JA=axes_JA,
@@ -195,6 +243,28 @@ def plan_sensors(
         components=len(component_ids),
         has_signature_V=np.array([each in model.signatures for each in component_ids], np.bool_),
     )
+
+
+def _joints(
+    model: SensorModel, known_S: NDArray[np.int64], known_J: NDArray[np.int64]
+) -> tuple[JointPlan, ...]:
+    S = len(model.sensor_ids)
+    J, both = S * Y, np.ix_(known_J, known_J)
+    limit_SQ = unpacked(model.limits, S, len(TESTS))[known_S]
+    correlation_JJ = unpacked(model.correlation, J, J)[both]
+    pooled = plan_joint(np.zeros(len(known_J)), correlation_JJ, limit_SQ, None)
+    new = model.as_new
+    if new is None:
+        return (pooled,)
+    # the square of fewer sensors is smaller
+    share = (len(known_S) - 1) / (S - 1)
+    of_new = plan_joint(
+        unpacked(new.centre, J)[known_J],
+        unpacked(new.covariance, J, J)[both],
+        unpacked(new.limits, S, len(TESTS))[known_S],
+        unpacked(new.rest, S)[known_S] * share,
+    )
+    return pooled, of_new
 
 
 def own_blocks(matrix_JJ: Doubles) -> Doubles:
@@ -208,6 +278,14 @@ def inverse(matrix: Doubles) -> Doubles:
     """Return the inverse of matrices on the last two axes."""
     found: Doubles = np.linalg.inv(matrix).astype(np.float64, copy=False)
     return found
+
+
+def _check_counts(model: BaseModel, expected: Mapping[str, int], sensors: int) -> None:
+    found = {name: _count(getattr(model, name)) for name in expected}
+    if found != expected:
+        raise ValueError(
+            f"expected {dict(expected)} numbers for {sensors} sensors, found {found}: retrain"
+        )
 
 
 def _count(text: str) -> int:

@@ -19,13 +19,14 @@ from app.features.sensor_kinds import (
     FAULT_KINDS,
     OTHER_UNITS,
     FaultKind,
+    Instrument,
     NamedFault,
     find_spikes,
     longest_run,
     name_fault,
 )
 from app.features.sensor_model import SensorPlan
-from app.features.sensor_tests import examine_sensors
+from app.features.sensor_tests import examine_sensors, odds_of
 from app.features.spec import FeaturePlan
 from app.features.window_summary import NUMBERS
 
@@ -35,6 +36,8 @@ FINDING = np.dtype(
 """A sensor's fault: 1 + an index in `FAULT_KINDS`, 0 for none; the rest as in `NamedFault`; score,
 how many times its limit the deviation from the others' prediction is, NaN where its own signal
 shows the fault."""
+BEYOND_RANGE: frozenset[FaultKind] = frozenset({"offset", "unit_swap"})
+"""Faults by which the readings stay at an end of the range, as if the sensor were stuck."""
 DROPOUT_SHARE = 0.7
 """Part of its usual share of bins with readings below which a sensor drops out."""
 
@@ -126,17 +129,20 @@ def screen(
     for w, accused in tested.accused.items():
         for each in accused:
             s = int(sensors.sensor_S[each.sensor])
-            named = name_fault(
-                each,
-                values_WSN[w, s],
+            instrument = Instrument(
                 usual_ST[w, s] if usual_ST.ndim > 2 else usual_ST[s],
                 float(sensors.floor_S[each.sensor]),
                 plan.units[s],
+                float(plan.low_S[s]),
+                float(plan.high_S[s]),
             )
+            named = name_fault(each, values_WSN[w, s], instrument)
             if fault_WS[w, s] == 0:
                 fault_WS[w, s] = len(FAULT_REASONS)
-            elif named.kind == "implausible" or FAULT_REASONS[fault_WS[w, s] - 1] == "frozen":
+            elif named.kind == "implausible":
                 continue  # its own signal says more
+            elif FAULT_REASONS[fault_WS[w, s] - 1] == "frozen" and named.kind not in BEYOND_RANGE:
+                continue
             _write(finding_WS, w, s, named, each.score)
     unexplained_W[list(tested.unexplained)] = True
     known_WS = coverage_WS[:, sensors.sensor_S]
@@ -181,15 +187,9 @@ def _of_signal(reason: str, values_N: Floats, s: int, plan: FeaturePlan) -> Name
 
 
 def _blame(deviation_WJ: Doubles, plan: SensorPlan, blame_WV: Floats) -> None:
-    """Write the evidence against each component.
-
-    On the whitened axes of its signature a faulty component has variance 1 + v where one as new has
-    1; the logarithm of the odds of both is the sum of (v / (1 + v) a^2 - log(1 + v)) / 2.
-    """
+    """Write the evidence against each component; see `odds_of`."""
     if not len(plan.component_A):
         return
     for w, deviation_J in enumerate(deviation_WJ):
-        along_A = deviation_J @ plan.axes_JA - plan.offset_A
-        odds_A = 0.5 * (plan.gain_A * along_A**2 - plan.cost_A)
-        blame_WV[w] = np.bincount(plan.component_A, odds_A, plan.components)
+        blame_WV[w] = odds_of(deviation_J, plan)
     blame_WV[:, ~plan.has_signature_V] = np.nan

@@ -2,10 +2,12 @@
 
 The summary of each sensor is predicted from those of all others (`app.features.sensor_model`). Of
 the deviation three squares are tested: of all numbers, of those beside level and trend, and of the
-level alone. The sensor whose square exceeds its limit most is masked first, and the others are
-predicted again without it, until no square exceeds its limit. A window that needs more than a
-fifth of its sensors masked is unlike training as a whole; none of its sensors is accused.
-Shapes: W windows, S sensors, Y numbers, J = S x Y, K masked sensors.
+level alone. They are tested with the Gaussian of all training windows, and, where all other sensors
+look as new, with that of machines as new, less what the fault of a component explains. The sensor
+whose square exceeds its limit most is masked first, and the others are predicted again without it,
+until no square exceeds its limit. A window that needs more than a fifth of its sensors masked is
+unlike training as a whole; none of its sensors is accused.
+Shapes: W windows, S sensors, Y numbers, J = S x Y, K masked sensors, V components.
 Invariant: a window's outcome does not depend on other windows.
 """
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
-from app.features.sensor_model import TESTS, SensorPlan, Y, inverse
+from app.features.sensor_model import TESTS, JointPlan, SensorPlan, Y, inverse
 from app.features.window_summary import summarise
 
 MOST_ACCUSED = 0.2
@@ -78,11 +80,11 @@ def examine_sensors(
     deviation_WSY = (summary_WSY - plan.centre_SY) / plan.scale_SY
     is_masked_WS = is_out_WS[:, plan.sensor_S] | ~np.isfinite(deviation_WSY).all(-1)
     np.copyto(deviation_WSY, 0.0, where=is_masked_WS[..., None])
-    W, S, _ = deviation_WSY.shape
-    deviation_WJ = deviation_WSY.reshape(W, S * Y)
-    # one product a window: the rounding of a larger one would depend on the number of windows
-    force_WSY = np.stack([plan.precision_JJ @ each_J for each_J in deviation_WJ]).reshape(W, S, Y)
-    excess_WS = _excess(force_WSY, plan.weight_SYY, plan.shape_SYY, plan.level_S, plan)
+    deviation_WJ = deviation_WSY.reshape(len(deviation_WSY), -1)
+    evidence_W = np.array([_evidence(each_J, plan) for each_J in deviation_WJ])
+    excess_WS = np.zeros(is_masked_WS.shape)
+    for joint in plan.joints:
+        np.maximum(excess_WS, _excess(deviation_WJ, joint, evidence_W), out=excess_WS)
     accused: dict[int, Sequence[Accused]] = {}
     unexplained = set()
     suspect_W = is_masked_WS.any(1) | (excess_WS > NEARLY).any(1)
@@ -101,32 +103,36 @@ class _Remainder(NamedTuple):
     Args:
         deviation_J: with the masked sensors as the others predict them.
         own_SYY: precision of each sensor's numbers given the others.
+        force_SY: precision times deviation from the centre.
         covariance_KK: of the masked numbers given the others.
+        total: square of all sensors that are not masked.
     """
 
     deviation_J: Doubles
     own_SYY: Doubles
     force_SY: Doubles
     covariance_KK: Doubles
+    total: float
 
 
-def _without(deviation_J: Doubles, masked: Integers, plan: SensorPlan) -> _Remainder:
+def _without(deviation_J: Doubles, masked: Integers, joint: JointPlan) -> _Remainder:
     """Leave sensors out, by the Schur complement of their part of the precision."""
-    S = len(plan.sensor_S)
+    S = len(joint.level_S)
     place_K = (masked[:, None] * Y + np.arange(Y)).reshape(-1)
-    own_SYY = inverse(plan.weight_SYY)
+    own_SYY = inverse(joint.weight_SYY)
     covariance_KK = np.empty((0, 0))
-    filled_J = deviation_J.copy()
+    apart_J = deviation_J - joint.centre_J
     if len(place_K):
-        covariance_KK = inverse(plan.precision_JJ[np.ix_(place_K, place_K)])
-        across_KJ = plan.precision_JJ[place_K].copy()
+        covariance_KK = inverse(joint.precision_JJ[np.ix_(place_K, place_K)])
+        across_KJ = joint.precision_JJ[place_K].copy()
         across_KJ[:, place_K] = 0.0
-        filled_J[place_K] = -covariance_KK @ (across_KJ @ deviation_J)
+        apart_J[place_K] = -covariance_KK @ (across_KJ @ apart_J)
         across_SYK = across_KJ.reshape(-1, S, Y).transpose(1, 2, 0)
         own_SYY = own_SYY - across_SYK @ covariance_KK @ across_SYK.transpose(0, 2, 1)
-    force_SY = (plan.precision_JJ @ filled_J).reshape(S, Y)
+    force_SY = (joint.precision_JJ @ apart_J).reshape(S, Y)
     force_SY[masked] = 0.0
-    return _Remainder(filled_J, own_SYY, force_SY, covariance_KK)
+    total = float(force_SY.reshape(-1) @ apart_J)
+    return _Remainder(apart_J + joint.centre_J, own_SYY, force_SY, covariance_KK, total)
 
 
 def _examine(
@@ -140,24 +146,31 @@ def _examine(
     given = np.flatnonzero(is_masked_S)
     most = max(1, int(MOST_ACCUSED * S))
     scores: dict[int, float] = {}
+    by = dict.fromkeys(given.tolist(), 0)
     if S - len(given) < 3:
         return []
     while True:
-        masked = np.array([*given.tolist(), *scores], np.int64)
-        rest = _without(deviation_J, masked, plan)
-        excess_S = _excess_of(rest, plan)
-        excess_S[masked] = 0.0
-        worst = int(excess_S.argmax())
-        if excess_S[worst] <= 1.0:
+        masked = np.array(list(by), np.int64)
+        rests = [_without(deviation_J, masked, joint) for joint in plan.joints]
+        evidence = _evidence(rests[0].deviation_J, plan)
+        excess_GS = np.stack(
+            [
+                _excess_of(rest, joint, evidence, S - len(masked))
+                for rest, joint in zip(rests, plan.joints, strict=True)
+            ]
+        )
+        excess_GS[:, masked] = 0.0
+        number, worst = np.unravel_index(int(excess_GS.argmax()), excess_GS.shape)
+        if excess_GS[number, worst] <= 1.0:
             break
         if len(scores) == most or S - len(masked) <= 3:
             return None
-        scores[worst] = float(excess_S[worst])
+        scores[int(worst)], by[int(worst)] = float(excess_GS[number, worst]), int(number)
     found = []
-    for number, sensor in enumerate(masked.tolist()):
+    for place, (sensor, of) in enumerate(by.items()):
         if not np.isfinite(summary_SY[sensor]).all():
             continue
-        own = slice(number * Y, (number + 1) * Y)
+        rest, own = rests[of], slice(place * Y, (place + 1) * Y)
         scale_Y = plan.scale_SY[sensor]
         predicted_Y = rest.deviation_J[sensor * Y : (sensor + 1) * Y]
         found.append(
@@ -169,19 +182,45 @@ def _examine(
                 inverse(rest.covariance_KK[own, own]) / np.outer(scale_Y, scale_Y),
             )
         )
-    deviation_J[:] = rest.deviation_J
+    deviation_J[:] = rests[0].deviation_J
     return found
 
 
-def _excess_of(rest: _Remainder, plan: SensorPlan) -> Doubles:
-    excess_S: Doubles = _excess(
+def _excess_of(rest: _Remainder, joint: JointPlan, evidence: float, left: int) -> Doubles:
+    """Return how many times its limit the largest square of each of `left` sensors is, [S]."""
+    square_SQ = squares(
         rest.force_SY[None],
         inverse(rest.own_SYY),
         inverse(rest.own_SYY[:, 2:, 2:]),
         1.0 / rest.own_SYY[:, 0, 0],
-        plan,
     )[0]
-    return excess_S
+    share = (left - 1) / (len(joint.level_S) - 1)
+    found_S: Doubles = _beyond(
+        square_SQ[None], np.array([rest.total]), joint, np.array([evidence]), share
+    )[0]
+    return found_S
+
+
+def odds_of(deviation_J: Doubles, plan: SensorPlan) -> Doubles:
+    """Return the logarithm of the odds that a component is faulty rather than as new, [V].
+
+    On the whitened axes of its signature a faulty component has variance 1 + v where one as new has
+    1; the logarithm of the odds of both is the sum of (v / (1 + v) a^2 - log(1 + v)) / 2. It is 0
+    without a signature.
+
+    Args:
+        deviation_J: summaries less the centre, in scales.
+        plan: of the machine.
+    """
+    along_A = deviation_J @ plan.axes_JA - plan.offset_A
+    odds_A = 0.5 * (plan.gain_A * along_A**2 - plan.cost_A)
+    found_V: Doubles = np.bincount(plan.component_A, odds_A, plan.components).astype(np.float64)
+    return found_V
+
+
+def _evidence(deviation_J: Doubles, plan: SensorPlan) -> float:
+    """Return by what the fault of the component that explains a window best lowers its square."""
+    return 2.0 * float(odds_of(deviation_J, plan).max(initial=0.0))
 
 
 def squares(
@@ -205,13 +244,52 @@ def squares(
     return found_WSQ
 
 
-def _excess(
-    force_WSY: Doubles,
-    weight_SYY: Doubles,
-    shape_SYY: Doubles,
-    level_S: Doubles,
-    plan: SensorPlan,
+def _excess(deviation_WJ: Doubles, joint: JointPlan, evidence_W: Doubles) -> Doubles:
+    """Return how many times its limit the largest square of each sensor is, [W, S]."""
+    apart_WJ = deviation_WJ - joint.centre_J
+    # one product a window: the rounding of a larger one would depend on the number of windows
+    force_WJ = np.array([joint.precision_JJ @ each_J for each_J in apart_WJ]).reshape(
+        apart_WJ.shape
+    )
+    total_W = np.einsum("wj,wj->w", force_WJ, apart_WJ)
+    force_WSY = force_WJ.reshape(len(force_WJ), -1, Y)
+    square_WSQ = squares(force_WSY, joint.weight_SYY, joint.shape_SYY, joint.level_S)
+    return _beyond(square_WSQ, total_W, joint, evidence_W)
+
+
+def _beyond(
+    square_WSQ: Doubles,
+    total_W: Doubles,
+    joint: JointPlan,
+    evidence_W: Doubles,
+    share: float = 1.0,
 ) -> Doubles:
-    found_WSQ = squares(force_WSY, weight_SYY, shape_SYY, level_S)
-    excess_WS: Doubles = (found_WSQ / plan.limit_SQ).max(-1)
+    """Compare squares with the limits.
+
+    Args:
+        square_WSQ: see `squares`.
+        total_W: square of all sensors that are not masked.
+        joint: whose limits.
+        evidence_W: see `_evidence`.
+        share: of the sensors that are left, which lowers the square of the others.
+    """
+    if joint.rest_S is not None:
+        square_WSQ = where_rest_is_new(square_WSQ, total_W, joint.rest_S * share, evidence_W)
+    excess_WS: Doubles = (square_WSQ / joint.limit_SQ).max(-1)
     return excess_WS
+
+
+def where_rest_is_new(
+    square_WSQ: Doubles, total_W: Doubles, rest_S: Doubles, evidence_W: Doubles
+) -> Doubles:
+    """Return squares of sensors less the evidence, 0 where the other sensors do not look as new.
+
+    Args:
+        square_WSQ: with the Gaussian of machines as new.
+        total_W: square of all sensors.
+        rest_S: largest square of the others with which they look as new.
+        evidence_W: by what a component's fault lowers the square.
+    """
+    is_new_WS = total_W[:, None] - square_WSQ[..., 0] <= rest_S
+    found_WSQ: Doubles = np.where(is_new_WS[..., None], square_WSQ - evidence_W[:, None, None], 0.0)
+    return found_WSQ

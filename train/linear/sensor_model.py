@@ -1,7 +1,8 @@
 """Fit the sensor model of `app.features.sensor_model`: covariance, limits and signatures of faults.
 
-Closed form, from summaries of training windows with and without faulty components. Invariant: the
-limits are measured on windows of groups that are not in the covariance that scores them.
+Closed form, from summaries of training windows with and without faulty components, and of those
+without any wear. Invariant: the limits are measured on windows of groups that are not in the
+covariance that scores them.
 Shapes: R windows of the fit, S sensors, Y numbers of a summary, J = S x Y, V components, Q tests.
 """
 
@@ -12,8 +13,15 @@ import numpy as np
 from scipy.linalg import eigh
 
 from app.features.binning import Doubles
-from app.features.sensor_model import FEWEST_SENSORS, SensorModel, inverse, own_blocks, packed
-from app.features.sensor_tests import squares
+from app.features.sensor_model import (
+    FEWEST_SENSORS,
+    AsNewModel,
+    JointPlan,
+    SensorModel,
+    packed,
+    plan_joint,
+)
+from app.features.sensor_tests import squares, where_rest_is_new
 from app.features.spec import FeatureSpec
 from app.features.window_summary import BLOCK, floors, summarise
 from train.data.fleet import Chosen, Fleet
@@ -29,8 +37,9 @@ BATCH = 64
 FOLDS = 5
 SHRINKAGE = 0.02
 """Added to the variances of the correlation: 1 is that of a summary's number in training."""
-ACCUSED_SHARE = 0.02
-"""Share of held-out windows, with and without faulty components, with any sensor accused."""
+ACCUSED_SHARE = 0.0075
+"""Share of held-out windows, of those with wear as of those without any, that a test accuses any
+sensor of; there are two tests."""
 TAIL_SHARE = 0.02
 FEWEST_IN_TAIL = 10
 LEAST_LIMITS = np.array([22.0, 18.0, 11.0])
@@ -38,6 +47,14 @@ LEAST_LIMITS = np.array([22.0, 18.0, 11.0])
 LEAST_SPREAD = 1e-6
 AS_NEW = 0.95
 """Health from which a component counts as new."""
+UNWORN = 0.999
+"""Least health of all components of the windows whose Gaussian is that of machines as new."""
+NEW_SHRINKAGE = 0.05
+"""Added to the variances of its correlation."""
+LEAST_NEW_SHARE = 0.02
+"""Least spread of a number among machines as new, in parts of its spread in training."""
+REST_SHARE = 0.9
+"""Part of the held-out windows without wear in which the sensors beside one look as new."""
 ILL = 0.85
 """Health below which a window tells what the fault of a component looks like."""
 FEWEST_ILL = 8
@@ -125,7 +142,24 @@ def fit_sensor_model(
         healthy=packed(fit.healthy_J),
         whitening=packed(fit.whitening_JJ),
         signatures={component_ids[v]: packed(each) for v, each in fit.signatures.items()},
+        as_new=None
+        if fit.as_new is None
+        else AsNewModel(
+            centre=packed(fit.as_new.centre_J),
+            covariance=packed(fit.as_new.covariance_JJ),
+            limits=packed(fit.as_new.limit_SQ),
+            rest=packed(fit.as_new.rest_S),
+        ),
     )
+
+
+class AsNewFit(NamedTuple):
+    """The arrays of the Gaussian of machines as new, see `AsNewModel`."""
+
+    centre_J: Doubles
+    covariance_JJ: Doubles
+    limit_SQ: Doubles
+    rest_S: Doubles
 
 
 class SummaryFit(NamedTuple):
@@ -138,6 +172,7 @@ class SummaryFit(NamedTuple):
     healthy_J: Doubles
     whitening_JJ: Doubles
     signatures: Mapping[int, Doubles]
+    as_new: AsNewFit | None
 
 
 def fit_summaries(
@@ -158,43 +193,98 @@ def fit_summaries(
     if len(summary_RSY) < FEWEST_WINDOWS or len(groups) < FOLDS:
         return None
     fold_R = np.random.default_rng(seed).permutation(len(groups))[number_R.reshape(-1)] % FOLDS
+    unworn_R = np.asarray((health_RV >= UNWORN).all(1), np.bool_)
+    has_new = unworn_R.sum() >= FEWEST_WINDOWS and len(np.unique(group_R[unworn_R])) >= FOLDS
     square_RSQ = np.empty((*summary_RSY.shape[:2], len(LEAST_LIMITS)))
+    new_RSQ, total_R = np.empty_like(square_RSQ), np.empty(len(summary_RSY))
+    evidence_R = np.empty(len(summary_RSY))
     for fold in range(FOLDS):
         held_R = fold_R == fold
-        square_RSQ[held_R] = _squares(summary_RSY[held_R], *_moments(summary_RSY[~held_R]))
+        centre_SY, scale_SY, correlation_JJ = _moments(summary_RSY[~held_R])
+        deviation_RJ = _deviations(summary_RSY, centre_SY, scale_SY)
+        pooled = plan_joint(np.zeros(deviation_RJ.shape[1]), correlation_JJ, LEAST_LIMITS, None)
+        square_RSQ[held_R], _ = _squares(deviation_RJ[held_R], pooled)
+        if has_new:
+            of_new = _new_moments(deviation_RJ[~held_R & unworn_R])
+            joint = plan_joint(*of_new, LEAST_LIMITS, None)
+            new_RSQ[held_R], total_R[held_R] = _squares(deviation_RJ[held_R], joint)
+            signatures = _signatures(deviation_RJ[~held_R], health_RV[~held_R])
+            evidence_R[held_R] = _evidence(deviation_RJ[held_R], *signatures)
     centre_SY, scale_SY, correlation_JJ = _moments(summary_RSY)
-    deviation_RJ = ((summary_RSY - centre_SY) / scale_SY).reshape(len(summary_RSY), -1)
+    deviation_RJ = _deviations(summary_RSY, centre_SY, scale_SY)
+    as_new = None
+    if has_new:
+        rest_RS = total_R[:, None] - new_RSQ[..., 0]
+        rest_S = np.quantile(rest_RS[unworn_R], REST_SHARE, axis=0)
+        tested_RSQ = where_rest_is_new(new_RSQ, total_R, rest_S, evidence_R)
+        limit_SQ = _limits_of_both(tested_RSQ, unworn_R)
+        as_new = AsNewFit(*_new_moments(deviation_RJ[unworn_R]), limit_SQ, rest_S)
     return SummaryFit(
         centre_SY,
         scale_SY,
         correlation_JJ,
-        _limits(square_RSQ),
+        _limits_of_both(square_RSQ, unworn_R),
         *_signatures(deviation_RJ, health_RV),
+        as_new,
     )
+
+
+def _deviations(summary_RSY: Doubles, centre_SY: Doubles, scale_SY: Doubles) -> Doubles:
+    return ((summary_RSY - centre_SY) / scale_SY).reshape(len(summary_RSY), -1)
 
 
 def _moments(summary_RSY: Doubles) -> tuple[Doubles, Doubles, Doubles]:
     """Return centre, scale and the shrunk correlation."""
     centre_SY = summary_RSY.mean(0)
     scale_SY = summary_RSY.std(0) + LEAST_SPREAD
-    deviation_RJ = ((summary_RSY - centre_SY) / scale_SY).reshape(len(summary_RSY), -1)
+    deviation_RJ = _deviations(summary_RSY, centre_SY, scale_SY)
     correlation_JJ = deviation_RJ.T @ deviation_RJ / len(deviation_RJ)
     correlation_JJ[np.diag_indices_from(correlation_JJ)] += SHRINKAGE
     return centre_SY, scale_SY, correlation_JJ
 
 
-def _squares(
-    summary_RSY: Doubles, centre_SY: Doubles, scale_SY: Doubles, correlation_JJ: Doubles
+def _new_moments(deviation_RJ: Doubles) -> tuple[Doubles, Doubles]:
+    """Return mean and shrunk covariance of deviations of machines as new."""
+    centre_J = deviation_RJ.mean(0)
+    apart_RJ = deviation_RJ - centre_J
+    unit_J = np.maximum(apart_RJ.std(0), LEAST_NEW_SHARE)
+    covariance_JJ = apart_RJ.T @ apart_RJ / len(apart_RJ)
+    covariance_JJ[np.diag_indices_from(covariance_JJ)] += NEW_SHRINKAGE * unit_J**2
+    return centre_J, covariance_JJ
+
+
+def _squares(deviation_RJ: Doubles, joint: JointPlan) -> tuple[Doubles, Doubles]:
+    """Return the squares of each sensor, [R, S, Q], and of all of a window, [R]."""
+    apart_RJ = deviation_RJ - joint.centre_J
+    force_RJ = apart_RJ @ joint.precision_JJ
+    force_RSY = force_RJ.reshape(len(force_RJ), len(joint.level_S), -1)
+    square_RSQ = squares(force_RSY, joint.weight_SYY, joint.shape_SYY, joint.level_S)
+    return square_RSQ, np.einsum("rj,rj->r", force_RJ, apart_RJ)
+
+
+def _evidence(
+    deviation_RJ: Doubles,
+    healthy_J: Doubles,
+    whitening_JJ: Doubles,
+    signatures: Mapping[int, Doubles],
 ) -> Doubles:
-    precision_JJ = inverse(correlation_JJ)
-    own_SYY = own_blocks(precision_JJ)
-    deviation_RJ = ((summary_RSY - centre_SY) / scale_SY).reshape(len(summary_RSY), -1)
-    return squares(
-        (deviation_RJ @ precision_JJ).reshape(summary_RSY.shape),
-        inverse(own_SYY),
-        inverse(own_SYY[:, 2:, 2:]),
-        1.0 / own_SYY[:, 0, 0],
-    )
+    """Return twice the largest logarithm of the odds of a component's fault, at least 0."""
+    found_R = np.zeros(len(deviation_RJ))
+    white_RJ = (deviation_RJ - healthy_J) @ whitening_JJ
+    for table in signatures.values():
+        variance_A = table[-1]
+        along_RA = white_RJ @ table[:-1]
+        explained_RA = variance_A / (1.0 + variance_A) * along_RA**2
+        np.maximum(found_R, (explained_RA - np.log1p(variance_A)).sum(1), out=found_R)
+    return found_R
+
+
+def _limits_of_both(square_RSQ: Doubles, unworn_R: Booleans) -> Doubles:
+    """Return limits that hold for windows without wear as for the others, if there are enough."""
+    parts = [rows_R for rows_R in (unworn_R, ~unworn_R) if rows_R.sum() >= FEWEST_WINDOWS]
+    limits = [_limits(square_RSQ[rows_R]) for rows_R in parts] or [_limits(square_RSQ)]
+    found_SQ: Doubles = np.max(limits, axis=0)
+    return found_SQ
 
 
 def _limits(square_RSQ: Doubles) -> Doubles:

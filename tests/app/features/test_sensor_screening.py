@@ -97,6 +97,29 @@ def test_two_faulty_sensors_are_both_found_where_as_many_are_allowed() -> None:
     assert (found.fault_WS == 0).all()
 
 
+def test_fault_of_a_component_is_not_taken_for_that_of_a_sensor() -> None:
+    health_WV = np.ones((200, 3))
+    health_WV[:, TANK] = np.linspace(0.98, 0.5, 200)
+    accused_WS = features_of(loaded_windows(health_WV, seed=31)).fault_WS == IMPLAUSIBLE
+    assert accused_WS.any(1).mean() <= 0.04
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda values_N: values_N * np.float32(100.0), "unit_swap"),
+        (lambda values_N: values_N - np.float32(1_000.0), "offset"),
+    ],
+)
+def test_sensor_that_stays_at_an_end_of_its_range_is_not_called_stuck(
+    change: Callable[[Floats], Floats], kind: str
+) -> None:
+    values_WSN = healthy()
+    values_WSN[0, 2] = np.clip(change(values_WSN[0, 2]), -500.0, 2_000.0)
+    (finding,) = named(features_of(values_WSN))
+    assert (finding.sensor_id, finding.kind) == ("P2", kind)
+
+
 def test_few_healthy_sensors_are_accused_of_machines_with_and_without_wear() -> None:
     health_WV = healths(300, seed=21)
     found = features_of(loaded_windows(health_WV, seed=22))

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.features.sensor_model import SensorModel, Y, unpacked
+from app.features.binning import Doubles
+from app.features.sensor_model import JointPlan, SensorModel, Y, plan_joint, unpacked
+from app.features.sensor_tests import _excess
 from tests.sensor_machines import WINDOWS, healths, loaded, write_loaded
 from train.config import TrainConfig
 from train.data.fleet import Fleet
@@ -34,6 +36,54 @@ def test_model_of_a_design_is_added_to_its_spec(tmp_path: Path) -> None:
     assert again == found
 
 
+def test_small_offset_is_found_where_the_other_sensors_look_as_new() -> None:
+    """Wear moves each sensor in its own way here, so what is usual says little of a new machine."""
+    random = np.random.default_rng(0)
+    health_RV = np.ones((1_200, 1))
+    health_RV[600:] = 0.5
+    summary_RSY = 0.1 * random.normal(size=(1_200, 8, Y))
+    summary_RSY[600:] += random.standard_t(4, (600, 8, Y))
+    fit = fit_summaries(summary_RSY, health_RV, np.arange(1_200) % 40, 0)
+    assert fit is not None
+    assert fit.as_new is not None
+    pooled = plan_joint(np.zeros(8 * Y), fit.correlation_JJ, fit.limit_SQ, None)
+    new = fit.as_new
+    as_new = plan_joint(new.centre_J, new.covariance_JJ, new.limit_SQ, new.rest_S)
+
+    def excess_WS(summary_WSY: Doubles, joint: JointPlan) -> Doubles:
+        deviation_WSY = (summary_WSY - fit.centre_SY) / fit.scale_SY
+        return _excess(deviation_WSY.reshape(len(summary_WSY), -1), joint, np.zeros(100))
+
+    fresh_WSY = 0.1 * random.normal(size=(100, 8, Y))
+    assert (excess_WS(fresh_WSY, as_new) > 1).any(1).mean() <= 0.05
+    fresh_WSY[:, 0, 0] += 1.5
+    # in nine of ten windows the others count as new
+    assert (excess_WS(fresh_WSY, as_new)[:, 0] > 1).mean() > 0.7
+    assert (excess_WS(fresh_WSY, pooled)[:, 0] > 1).mean() < 0.1
+    # a second sensor that is off leaves the first one to the test with all windows
+    fresh_WSY[:, 1, 0] += 1.5
+    assert (excess_WS(fresh_WSY, as_new)[:, 0] == 0).all()
+
+
+def test_few_windows_without_wear_give_no_model_of_machines_as_new() -> None:
+    random = np.random.default_rng(0)
+    summary_RSY = random.normal(size=(600, 4, Y))
+    group_R = np.arange(600) % 30
+    health_RV = np.ones((600, 2))
+    fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
+    assert fit is not None
+    assert fit.as_new is not None
+    health_RV[FEWEST_WINDOWS - 1 :, 0] = 0.5
+    fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
+    assert fit is not None
+    assert fit.as_new is None
+    health_RV[:, 1] = np.nan  # unknown health is not that of a machine as new
+    health_RV[:, 0] = 1.0
+    fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
+    assert fit is not None
+    assert fit.as_new is None
+
+
 def test_too_few_windows_give_no_model(tmp_path: Path) -> None:
     windows = write_loaded(tmp_path, FEWEST_WINDOWS - 1)
     chosen_W = np.arange(len(windows))
@@ -47,7 +97,7 @@ def test_neighbours_predict_a_sensor_better_than_its_own_mean() -> None:
     plan = made.plan.sensors
     assert plan is not None
     # variance of the level given all other numbers, in units of its variance in training
-    assert (plan.level_S < 0.2).all()
+    assert (plan.joints[0].level_S < 0.2).all()
     J = len(plan.sensor_S) * Y
     model = made.spec.sensor_models["loaded"]
     correlation_JJ = unpacked(model.correlation, J, J)
