@@ -56,6 +56,8 @@ OTHER_UNITS: Mapping[str, Sequence[tuple[float, float]]] = {
 }
 """Factor and offset from a unit to those that it is confused with: psi, gpm, Hz, hp, inch ..."""
 GAINS = np.exp(np.concatenate([-np.geomspace(0.8, 0.03, 24), np.geomspace(0.03, 0.8, 24)]))
+"""Tried as wrong gains, .45 to 2.2: a transmitter is seldom further off, and with larger ones any
+rough signal could be called a wrong gain."""
 FREEDOM: Mapping[FaultKind, float] = {
     "offset": 2.0, "gain": 2.0, "drift": 4.0, "unit_swap": 1.0, "spike": 4.0, "noise": 2.0,
 }  # fmt: skip
@@ -71,7 +73,8 @@ ROUGHLY = 0.3
 """Standard deviation of the logarithms that noise or spikes leave: noise is not quite white, small
 spikes stay, and both are cut off at the ends of the range."""
 FAR_SPREADS = 4.0
-"""Standard deviations of its readings from an end of the range at which a sensor is far from it."""
+"""Predicted standard deviations of the readings between a value and the predicted mean from which
+the value is far from it."""
 EXPLAINED = 0.5
 """Share of the square that a kind has to leave at most, else the fault is of no known kind."""
 WHITE_BEND = (6.0**0.5) * (2.0 / np.pi) ** 0.5
@@ -127,13 +130,14 @@ def name_fault(accused: Accused, values_N: Floats, instrument: Instrument) -> Na
 
 
 def _name(accused: Accused, values_N: Floats, instrument: Instrument) -> NamedFault:
-    usual_T, floor, unit, *_ = instrument
+    usual_T, floor, unit = instrument.usual_T, instrument.floor, instrument.unit
     first, length = longest_run(values_N)
     predicted_Y, known = accused.predicted_Y, int(np.isfinite(values_N).sum())
     varies = np.exp(predicted_Y[SPREAD]) > 2.0 * floor
     if varies and length > FLAT_SHARE * known:
-        beyond = _beyond_range(float(values_N[first]), predicted_Y, instrument)
-        return beyond or NamedFault("stuck", first, float(values_N[first]))
+        if _is_at_end(values_N[first], predicted_Y, instrument):
+            return NamedFault("out_of_range", first)
+        return NamedFault("stuck", first, float(values_N[first]))
     place_N = np.linspace(-1.0, 1.0, len(values_N))
     deviation_Y = accused.summary_Y - predicted_Y
     precision_YY = accused.precision_YY
@@ -157,17 +161,24 @@ def _name(accused: Accused, values_N: Floats, instrument: Instrument) -> NamedFa
     undone_HN = np.stack([values for _, values in tried]).astype(np.float32)
     summary_HY = summarise(undone_HN[:, None], usual_T[None], np.array([floor]))[:, 0]
     noise_Y, sigma = _without_noise(accused.summary_Y, predicted_Y, floor)
-    found = [fault for fault, _ in tried] + [NamedFault("noise", 0, sigma)]
-    apart_HY = np.concatenate([summary_HY, noise_Y[None]]) - predicted_Y
+    found = [fault for fault, _ in tried]
+    if sigma > floor:
+        found.append(NamedFault("noise", 0, sigma))
+        summary_HY = np.concatenate([summary_HY, noise_Y[None]])
+    apart_HY = summary_HY - predicted_Y
     square_H = np.einsum("hy,yz,hz->h", apart_HY, precision_YY, apart_HY)
-    square_H[-1] = _tolerant_square(apart_HY[-1], precision_YY, sigma**2 / known)
+    whole_H = np.full(len(found), float(deviation_Y @ precision_YY @ deviation_Y))
+    cost_H = np.array([FREEDOM[fault.kind] + BEGINS * (fault.since > 0) for fault in found])
     for place, fault in enumerate(found):
-        if fault.kind == "spike":
-            square_H[place] = _tolerant_square(apart_HY[place], precision_YY, 0.0)
-    cost_H = square_H + [FREEDOM[fault.kind] + BEGINS * (fault.since > 0) for fault in found]
+        if fault.kind in ("spike", "noise"):
+            variance = sigma**2 / known if fault.kind == "noise" else 0.0
+            rough_YY, volume = _rough(precision_YY, variance)
+            square_H[place] = apart_HY[place] @ rough_YY @ apart_HY[place]
+            whole_H[place] = deviation_Y @ rough_YY @ deviation_Y
+            cost_H[place] += volume
+    cost_H += square_H
     best = int(np.nan_to_num(cost_H, nan=np.inf).argmin())
-    whole = float(deviation_Y @ precision_YY @ deviation_Y)
-    if not square_H[best] <= EXPLAINED * whole:  # false for NaN too
+    if not square_H[best] <= EXPLAINED * whole_H[best]:  # false for NaN too
         return NamedFault("implausible")
     chosen = found[best]
     if chosen.kind == "noise":
@@ -213,45 +224,34 @@ def _median(values_N: Floats) -> Floats:
     return np.where(np.isfinite(found_N), found_N, values_N)
 
 
-def _beyond_range(value: float, predicted_Y: Doubles, instrument: Instrument) -> NamedFault | None:
-    """Return the fault of a sensor that stays at an end of its range; None for a stuck one.
+def _is_at_end(value: np.float32, predicted_Y: Doubles, instrument: Instrument) -> bool:
+    """Return whether readings of one value are at an end of the range, far from the predicted.
 
-    A sensor whose readings should be far from that end is not stuck: it would read more than it
-    can.
-
-    Args:
-        value: that it stays at.
-        predicted_Y: its summary as it should be.
-        instrument: the sensor.
+    Such a sensor is not stuck at a value of the machine: its readings would be beyond the range.
     """
-    usual_T, _, unit, low, high = instrument
-    is_end = value >= high or value <= low
-    level = float(usual_T.mean() + predicted_Y[LEVEL])
-    apart = abs(value - level)
-    if not is_end or apart < FAR_SPREADS * float(np.exp(predicted_Y[SPREAD])):
-        return None
-    for factor, shift in OTHER_UNITS.get(unit, ()):
-        if not low < level * factor + shift < high and (level * factor + shift > level) == (
-            value > level
-        ):
-            return NamedFault("unit_swap", 0, factor)
-    return NamedFault("offset", 0, value - level)
+    at_end = value >= np.float32(instrument.high) or value <= np.float32(instrument.low)
+    predicted = float(instrument.usual_T.mean() + predicted_Y[LEVEL])
+    far = FAR_SPREADS * float(np.exp(predicted_Y[SPREAD]))
+    return bool(at_end and abs(float(value) - predicted) > far)
 
 
-def _tolerant_square(apart_Y: Doubles, precision_YY: Doubles, variance: float) -> float:
-    """Return the square of what is left without noise or spikes, whose sizes are known roughly.
+def _rough(precision_YY: Doubles, variance: float) -> tuple[Doubles, float]:
+    """Return the precision of what noise or spikes leave, whose sizes are known roughly.
 
     Args:
-        apart_Y: distance from the prediction.
-        precision_YY: of it.
+        precision_YY: of the deviation from the prediction.
         variance: of the mean of the noise over the window; that of a trend is three times that.
+
+    Returns:
+        The precision, and the logarithm of the covariance's determinant over the predicted one's.
     """
     covariance_YY = np.linalg.inv(precision_YY)
     covariance_YY[LEVEL, LEVEL] += variance
     covariance_YY[TREND, TREND] += 3.0 * variance
     shape = np.arange(SPREAD, QUIET + 1)
     covariance_YY[shape, shape] += ROUGHLY**2
-    return float(apart_Y @ np.linalg.solve(covariance_YY, apart_Y))
+    volume = float(np.linalg.slogdet(covariance_YY)[1] + np.linalg.slogdet(precision_YY)[1])
+    return np.linalg.inv(covariance_YY), volume
 
 
 def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tuple[Doubles, float]:

@@ -36,8 +36,6 @@ FINDING = np.dtype(
 """A sensor's fault: 1 + an index in `FAULT_KINDS`, 0 for none; the rest as in `NamedFault`; score,
 how many times its limit the deviation from the others' prediction is, NaN where its own signal
 shows the fault."""
-BEYOND_RANGE: frozenset[FaultKind] = frozenset({"offset", "unit_swap"})
-"""Faults by which the readings stay at an end of the range, as if the sensor were stuck."""
 DROPOUT_SHARE = 0.7
 """Part of its usual share of bins with readings below which a sensor drops out."""
 
@@ -139,10 +137,10 @@ def screen(
             named = name_fault(each, values_WSN[w, s], instrument)
             if fault_WS[w, s] == 0:
                 fault_WS[w, s] = len(FAULT_REASONS)
-            elif named.kind == "implausible":
+            elif named.kind == "implausible" or (
+                FAULT_REASONS[fault_WS[w, s] - 1] == "frozen" and named.kind != "out_of_range"
+            ):
                 continue  # its own signal says more
-            elif FAULT_REASONS[fault_WS[w, s] - 1] == "frozen" and named.kind not in BEYOND_RANGE:
-                continue
             _write(finding_WS, w, s, named, each.score)
     unexplained_W[list(tested.unexplained)] = True
     known_WS = coverage_WS[:, sensors.sensor_S]

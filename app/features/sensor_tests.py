@@ -7,7 +7,8 @@ look as new, with that of machines as new, less what the fault of a component ex
 whose square exceeds its limit most is masked first, and the others are predicted again without it,
 until no square exceeds its limit. A window that needs more than a fifth of its sensors masked is
 unlike training as a whole; none of its sensors is accused.
-Shapes: W windows, S sensors, Y numbers, J = S x Y, K masked sensors, V components.
+Shapes: W windows, S sensors, Y numbers, J = S x Y, K numbers of masked sensors, G Gaussians, Q
+tests, V components.
 Invariant: a window's outcome does not depend on other windows.
 """
 
@@ -19,7 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
-from app.features.sensor_model import TESTS, JointPlan, SensorPlan, Y, inverse
+from app.features.sensor_model import (
+    FEWEST_SENSORS,
+    TESTS,
+    JointPlan,
+    SensorPlan,
+    Y,
+    inverse,
+    own_blocks,
+)
 from app.features.window_summary import summarise
 
 MOST_ACCUSED = 0.2
@@ -34,9 +43,11 @@ class Accused(NamedTuple):
 
     Args:
         sensor: its position among those of the plan.
-        score: its largest square over the limit, above 1; NaN of one that was known to be faulty.
+        score: its largest square over the limit, above 1, see `JointPlan`; NaN of one that was
+            known to be faulty.
         summary_Y: its numbers.
-        predicted_Y: what the sensors that are not masked predict, in units of the summary.
+        predicted_Y: what the sensors that are not masked predict, with the Gaussian that accuses
+            it, in units of the summary.
         precision_YY: of the deviation, in the same units.
     """
 
@@ -81,10 +92,10 @@ def examine_sensors(
     is_masked_WS = is_out_WS[:, plan.sensor_S] | ~np.isfinite(deviation_WSY).all(-1)
     np.copyto(deviation_WSY, 0.0, where=is_masked_WS[..., None])
     deviation_WJ = deviation_WSY.reshape(len(deviation_WSY), -1)
-    evidence_W = np.array([_evidence(each_J, plan) for each_J in deviation_WJ])
     excess_WS = np.zeros(is_masked_WS.shape)
     for joint in plan.joints:
-        np.maximum(excess_WS, _excess(deviation_WJ, joint, evidence_W), out=excess_WS)
+        evidence_W = np.array([_evidence(each_J, plan, joint) for each_J in deviation_WJ])
+        np.maximum(excess_WS, excess_of(deviation_WJ, joint, evidence_W), out=excess_WS)
     accused: dict[int, Sequence[Accused]] = {}
     unexplained = set()
     suspect_W = is_masked_WS.any(1) | (excess_WS > NEARLY).any(1)
@@ -119,7 +130,7 @@ def _without(deviation_J: Doubles, masked: Integers, joint: JointPlan) -> _Remai
     """Leave sensors out, by the Schur complement of their part of the precision."""
     S = len(joint.level_S)
     place_K = (masked[:, None] * Y + np.arange(Y)).reshape(-1)
-    own_SYY = inverse(joint.weight_SYY)
+    own_SYY = own_blocks(joint.precision_JJ)
     covariance_KK = np.empty((0, 0))
     apart_J = deviation_J - joint.centre_J
     if len(place_K):
@@ -146,31 +157,36 @@ def _examine(
     given = np.flatnonzero(is_masked_S)
     most = max(1, int(MOST_ACCUSED * S))
     scores: dict[int, float] = {}
-    by = dict.fromkeys(given.tolist(), 0)
-    if S - len(given) < 3:
-        return []
+    joint_of = dict.fromkeys(given.tolist(), 0)
     while True:
-        masked = np.array(list(by), np.int64)
+        masked = np.array(list(joint_of), np.int64)
         rests = [_without(deviation_J, masked, joint) for joint in plan.joints]
-        evidence = _evidence(rests[0].deviation_J, plan)
+        if not scores:
+            # also where no sensor is accused in the end
+            deviation_J[:] = rests[0].deviation_J
+        if S - len(masked) < FEWEST_SENSORS:
+            return None if scores else []
         excess_GS = np.stack(
             [
-                _excess_of(rest, joint, evidence, S - len(masked))
+                _excess_without(
+                    rest, joint, _evidence(rest.deviation_J, plan, joint), S - len(masked)
+                )
                 for rest, joint in zip(rests, plan.joints, strict=True)
             ]
         )
         excess_GS[:, masked] = 0.0
         number, worst = np.unravel_index(int(excess_GS.argmax()), excess_GS.shape)
-        if excess_GS[number, worst] <= 1.0:
+        if not excess_GS[number, worst] > 1.0:
             break
-        if len(scores) == most or S - len(masked) <= 3:
+        if len(scores) == most or S - len(masked) <= FEWEST_SENSORS:
             return None
-        scores[int(worst)], by[int(worst)] = float(excess_GS[number, worst]), int(number)
+        scores[int(worst)] = float(excess_GS[number, worst])
+        joint_of[int(worst)] = int(number)
     found = []
-    for place, (sensor, of) in enumerate(by.items()):
+    for place, (sensor, number_of_joint) in enumerate(joint_of.items()):
         if not np.isfinite(summary_SY[sensor]).all():
             continue
-        rest, own = rests[of], slice(place * Y, (place + 1) * Y)
+        rest, own = rests[number_of_joint], slice(place * Y, (place + 1) * Y)
         scale_Y = plan.scale_SY[sensor]
         predicted_Y = rest.deviation_J[sensor * Y : (sensor + 1) * Y]
         found.append(
@@ -186,7 +202,7 @@ def _examine(
     return found
 
 
-def _excess_of(rest: _Remainder, joint: JointPlan, evidence: float, left: int) -> Doubles:
+def _excess_without(rest: _Remainder, joint: JointPlan, evidence: float, left: int) -> Doubles:
     """Return how many times its limit the largest square of each of `left` sensors is, [S]."""
     square_SQ = squares(
         rest.force_SY[None],
@@ -218,8 +234,15 @@ def odds_of(deviation_J: Doubles, plan: SensorPlan) -> Doubles:
     return found_V
 
 
-def _evidence(deviation_J: Doubles, plan: SensorPlan) -> float:
-    """Return by what the fault of the component that explains a window best lowers its square."""
+def _evidence(deviation_J: Doubles, plan: SensorPlan, joint: JointPlan) -> float:
+    """Return by what the fault of the component that explains a window best lowers its square.
+
+    It is taken off the square of every sensor, although it comes from all of them: a sensor that
+    alone shows a component's fault is hardly tested. It is 0 in the Gaussian that has worn
+    machines.
+    """
+    if joint.rest_S is None:
+        return 0.0
     return 2.0 * float(odds_of(deviation_J, plan).max(initial=0.0))
 
 
@@ -230,7 +253,7 @@ def squares(
 
     Args:
         force_WSY: precision times deviation.
-        weight_SYY: see `SensorPlan`.
+        weight_SYY: see `JointPlan`.
         shape_SYY: likewise.
         level_S: likewise.
     """
@@ -244,8 +267,14 @@ def squares(
     return found_WSQ
 
 
-def _excess(deviation_WJ: Doubles, joint: JointPlan, evidence_W: Doubles) -> Doubles:
-    """Return how many times its limit the largest square of each sensor is, [W, S]."""
+def excess_of(deviation_WJ: Doubles, joint: JointPlan, evidence_W: Doubles) -> Doubles:
+    """Return how many times its limit the largest square of each sensor is, [W, S].
+
+    Args:
+        deviation_WJ: summaries less the centre of all windows, in scales.
+        joint: with its limits.
+        evidence_W: see `where_rest_is_new`.
+    """
     apart_WJ = deviation_WJ - joint.centre_J
     # one product a window: the rounding of a larger one would depend on the number of windows
     force_WJ = np.array([joint.precision_JJ @ each_J for each_J in apart_WJ]).reshape(
@@ -254,7 +283,8 @@ def _excess(deviation_WJ: Doubles, joint: JointPlan, evidence_W: Doubles) -> Dou
     total_W = np.einsum("wj,wj->w", force_WJ, apart_WJ)
     force_WSY = force_WJ.reshape(len(force_WJ), -1, Y)
     square_WSQ = squares(force_WSY, joint.weight_SYY, joint.shape_SYY, joint.level_S)
-    return _beyond(square_WSQ, total_W, joint, evidence_W)
+    # the examination decides about a window whose other sensors are nearly as new
+    return _beyond(square_WSQ, total_W, joint, evidence_W, 1.0 / NEARLY)
 
 
 def _beyond(
@@ -262,7 +292,7 @@ def _beyond(
     total_W: Doubles,
     joint: JointPlan,
     evidence_W: Doubles,
-    share: float = 1.0,
+    share: float,
 ) -> Doubles:
     """Compare squares with the limits.
 
@@ -270,8 +300,8 @@ def _beyond(
         square_WSQ: see `squares`.
         total_W: square of all sensors that are not masked.
         joint: whose limits.
-        evidence_W: see `_evidence`.
-        share: of the sensors that are left, which lowers the square of the others.
+        evidence_W: see `where_rest_is_new`.
+        share: factor of `rest_S`: the square of fewer sensors is smaller.
     """
     if joint.rest_S is not None:
         square_WSQ = where_rest_is_new(square_WSQ, total_W, joint.rest_S * share, evidence_W)

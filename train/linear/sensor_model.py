@@ -3,7 +3,8 @@
 Closed form, from summaries of training windows with and without faulty components, and of those
 without any wear. Invariant: the limits are measured on windows of groups that are not in the
 covariance that scores them.
-Shapes: R windows of the fit, S sensors, Y numbers of a summary, J = S x Y, V components, Q tests.
+Shapes: R windows of the fit, S sensors, Y numbers of a summary, J = S x Y, V components, Q tests, A
+axes of a signature.
 """
 
 from collections.abc import Mapping
@@ -38,8 +39,8 @@ FOLDS = 5
 SHRINKAGE = 0.02
 """Added to the variances of the correlation: 1 is that of a summary's number in training."""
 ACCUSED_SHARE = 0.0075
-"""Share of held-out windows, of those with wear as of those without any, that a test accuses any
-sensor of; there are two tests."""
+"""Share of held-out windows in which a Gaussian accuses any sensor, of the windows with wear as of
+those without, where there are `FEWEST_WINDOWS` of either."""
 TAIL_SHARE = 0.02
 FEWEST_IN_TAIL = 10
 LEAST_LIMITS = np.array([22.0, 18.0, 11.0])
@@ -48,11 +49,11 @@ LEAST_SPREAD = 1e-6
 AS_NEW = 0.95
 """Health from which a component counts as new."""
 UNWORN = 0.999
-"""Least health of all components of the windows whose Gaussian is that of machines as new."""
+"""Least health of all labelled components of the windows of the Gaussian of machines as new."""
 NEW_SHRINKAGE = 0.05
 """Added to the variances of its correlation."""
 LEAST_NEW_SHARE = 0.02
-"""Least spread of a number among machines as new, in parts of its spread in training."""
+"""Least spread of a number in it, in parts of its spread in training."""
 REST_SHARE = 0.9
 """Part of the held-out windows without wear in which the sensors beside one look as new."""
 ILL = 0.85
@@ -62,7 +63,7 @@ AXES = 4
 """Axes of a signature: a component has up to a few faults."""
 WITHIN_SHRINKAGE = 0.1
 LEAST_SHARE = 0.1
-"""Least spread of a number among machines as new, in parts of its spread in training."""
+"""Least spread of a number on the axes of signatures, in parts of its spread in training."""
 
 
 def with_sensor_models(spec: FeatureSpec, fleet: Fleet, chosen: Chosen, seed: int) -> FeatureSpec:
@@ -193,8 +194,10 @@ def fit_summaries(
     if len(summary_RSY) < FEWEST_WINDOWS or len(groups) < FOLDS:
         return None
     fold_R = np.random.default_rng(seed).permutation(len(groups))[number_R.reshape(-1)] % FOLDS
-    unworn_R = np.asarray((health_RV >= UNWORN).all(1), np.bool_)
-    has_new = unworn_R.sum() >= FEWEST_WINDOWS and len(np.unique(group_R[unworn_R])) >= FOLDS
+    labelled_V = np.isfinite(health_RV).any(0)
+    unworn_R = (health_RV[:, labelled_V] >= UNWORN).all(1) & labelled_V.any()
+    least = min(int((unworn_R & (fold_R != fold)).sum()) for fold in range(FOLDS))
+    has_new = least >= FEWEST_WINDOWS
     square_RSQ = np.empty((*summary_RSY.shape[:2], len(LEAST_LIMITS)))
     new_RSQ, total_R = np.empty_like(square_RSQ), np.empty(len(summary_RSY))
     evidence_R = np.empty(len(summary_RSY))
@@ -247,9 +250,9 @@ def _new_moments(deviation_RJ: Doubles) -> tuple[Doubles, Doubles]:
     """Return mean and shrunk covariance of deviations of machines as new."""
     centre_J = deviation_RJ.mean(0)
     apart_RJ = deviation_RJ - centre_J
-    unit_J = np.maximum(apart_RJ.std(0), LEAST_NEW_SHARE)
+    variance_J = np.maximum(apart_RJ.var(0), LEAST_NEW_SHARE**2)
     covariance_JJ = apart_RJ.T @ apart_RJ / len(apart_RJ)
-    covariance_JJ[np.diag_indices_from(covariance_JJ)] += NEW_SHRINKAGE * unit_J**2
+    covariance_JJ[np.diag_indices_from(covariance_JJ)] = (1.0 + NEW_SHRINKAGE) * variance_J
     return centre_J, covariance_JJ
 
 
@@ -297,11 +300,17 @@ def _limits(square_RSQ: Doubles) -> Doubles:
     """
     R, S, Q = square_RSQ.shape
     tail = max(FEWEST_IN_TAIL, int(TAIL_SHARE * R))
-    # far below the least limit nothing matters, and a constant sensor has only zeros
-    top_KSQ = np.maximum(np.sort(square_RSQ, axis=0)[-tail - 1 :], 0.1 * LEAST_LIMITS)
-    heaviness_SQ = np.log(top_KSQ[1:] / top_KSQ[0]).mean(0)
-    beyond = tail / R * S * Q / ACCUSED_SHARE
-    limit_SQ = np.maximum(top_KSQ[0] * beyond**heaviness_SQ, LEAST_LIMITS)
+    # far below the least limit nothing matters: a constant sensor has only zeros, and a test that
+    # applies in few windows has few other squares
+    top_KSQ = np.sort(square_RSQ, axis=0)[-tail - 1 :]
+    counts_KSQ = top_KSQ > 0.1 * LEAST_LIMITS
+    lowest_SQ = np.where(counts_KSQ, top_KSQ, np.inf).min(0)
+    begin_SQ = np.where(np.isfinite(lowest_SQ), lowest_SQ, LEAST_LIMITS)
+    count_SQ = np.maximum(counts_KSQ.sum(0) - 1, 1)
+    logarithm_KSQ = np.log(np.where(counts_KSQ, top_KSQ, begin_SQ) / begin_SQ)
+    heaviness_SQ = logarithm_KSQ.sum(0) / count_SQ
+    beyond_SQ = count_SQ / R * S * Q / ACCUSED_SHARE
+    limit_SQ = np.maximum(begin_SQ * beyond_SQ**heaviness_SQ, LEAST_LIMITS)
     most_R = (square_RSQ / limit_SQ).max((1, 2))
     factor = float(np.quantile(most_R, 1.0 - ACCUSED_SHARE))
     found_SQ: Doubles = np.maximum(limit_SQ * factor, LEAST_LIMITS)

@@ -6,7 +6,7 @@ import numpy as np
 
 from app.features.binning import Doubles
 from app.features.sensor_model import JointPlan, SensorModel, Y, plan_joint, unpacked
-from app.features.sensor_tests import _excess
+from app.features.sensor_tests import excess_of, odds_of, where_rest_is_new
 from tests.sensor_machines import WINDOWS, healths, loaded, write_loaded
 from train.config import TrainConfig
 from train.data.fleet import Fleet
@@ -15,6 +15,7 @@ from train.linear.sensor_model import (
     ACCUSED_SHARE,
     FEWEST_WINDOWS,
     LEAST_LIMITS,
+    _evidence,
     _limits,
     fit_sensor_model,
     fit_summaries,
@@ -52,7 +53,7 @@ def test_small_offset_is_found_where_the_other_sensors_look_as_new() -> None:
 
     def excess_WS(summary_WSY: Doubles, joint: JointPlan) -> Doubles:
         deviation_WSY = (summary_WSY - fit.centre_SY) / fit.scale_SY
-        return _excess(deviation_WSY.reshape(len(summary_WSY), -1), joint, np.zeros(100))
+        return excess_of(deviation_WSY.reshape(len(summary_WSY), -1), joint, np.zeros(100))
 
     fresh_WSY = 0.1 * random.normal(size=(100, 8, Y))
     assert (excess_WS(fresh_WSY, as_new) > 1).any(1).mean() <= 0.05
@@ -73,15 +74,48 @@ def test_few_windows_without_wear_give_no_model_of_machines_as_new() -> None:
     fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
     assert fit is not None
     assert fit.as_new is not None
-    health_RV[FEWEST_WINDOWS - 1 :, 0] = 0.5
+    health_RV[FEWEST_WINDOWS:, 0] = 0.5  # too few for the folds
     fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
     assert fit is not None
     assert fit.as_new is None
-    health_RV[:, 1] = np.nan  # unknown health is not that of a machine as new
     health_RV[:, 0] = 1.0
+    health_RV[FEWEST_WINDOWS:, 1] = np.nan  # unknown health is not that of a machine as new
     fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
     assert fit is not None
     assert fit.as_new is None
+    health_RV[:, 1] = np.nan  # a component without any label does not matter
+    fit = fit_summaries(summary_RSY, health_RV, group_R, 0)
+    assert fit is not None
+    assert fit.as_new is not None
+
+
+def test_a_test_that_applies_in_few_windows_keeps_a_limit_that_can_be_exceeded() -> None:
+    square_RSQ = np.zeros((1_000, 24, len(LEAST_LIMITS)))
+    square_RSQ[:15, 0] = 60.0
+    limit_SQ = _limits(square_RSQ)
+    assert (limit_SQ[0] < 200.0).all()
+
+
+def test_square_is_less_the_evidence_where_the_others_look_as_new() -> None:
+    square_WSQ = np.array([[[20.0, 5.0, 9.0], [1.0, 1.0, 1.0]]])
+    found_WSQ = where_rest_is_new(square_WSQ, np.array([25.0]), np.array([6.0, 6.0]), np.ones(1))
+    assert found_WSQ.tolist() == [[[19.0, 4.0, 8.0], [0.0, 0.0, 0.0]]]
+
+
+def test_evidence_of_the_fit_is_that_of_the_service() -> None:
+    plan = loaded().plan.sensors
+    assert plan is not None
+    model = loaded().spec.sensor_models["loaded"]
+    J = len(plan.sensor_S) * Y
+    deviation_RJ = np.random.default_rng(2).normal(size=(20, J))
+    found_R = _evidence(
+        deviation_RJ,
+        unpacked(model.healthy, J),
+        unpacked(model.whitening, J, J),
+        {n: unpacked(text, J + 1, -1) for n, text in enumerate(model.signatures.values())},
+    )
+    expected_R = [max(0.0, 2.0 * odds_of(each_J, plan).max()) for each_J in deviation_RJ]
+    np.testing.assert_allclose(found_R, expected_R)
 
 
 def test_too_few_windows_give_no_model(tmp_path: Path) -> None:
