@@ -103,7 +103,7 @@ class UniversalOptions:
 
     machines: Annotated[
         int, typer.Option(parser=_count, metavar="N", help="Simulated machines of each design.")
-    ] = 56
+    ] = 64
     windows: Annotated[
         int,
         typer.Option(
@@ -113,7 +113,7 @@ class UniversalOptions:
     snapshots: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Windows of each with a few faults of their own."),
-    ] = 28
+    ] = 36
     hours: Annotated[
         int, typer.Option(parser=_count, metavar="H", help="Operating hours of their wear.")
     ] = 4000
@@ -260,7 +260,7 @@ UNIVERSAL: Mapping[str, object] = {
     "design": "all demonstration designs",
     "split": "holdout",
     "single_fit": True,
-    "epochs": 16,
+    "epochs": 12,
     "epoch_share": 0.5,
     "batch": 64,
     "memory_limit_mb": 2000.0,

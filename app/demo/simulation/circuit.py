@@ -118,6 +118,7 @@ class Circuit:
             spool=zeros(len(layout.spool_loop)),
             spool_speed=zeros(len(layout.spool_loop)),
             coil=zeros(len(layout.spool_loop)),
+            spool_command=zeros(len(layout.spool_loop)),
             position=position_MA.copy(),
             velocity=zeros(len(layout.actuator_a)),
             speed=drives.copy(),

@@ -56,6 +56,7 @@ def move_spools(one: One, signal: Floats, opening: Floats, dt: float) -> None:
         elif layout.spool_loop[s] == Loop.pressure:
             u = spool[Spool.gain, s] * (u - one.pressure[target])
         u = min(1.0, max(-1.0, u))
+        one.spool_command[s] = u
         if spool[Spool.coil, s] > 0.0:
             u *= _pull(one, s, abs(u), dt)
         error, stiction = u - x, spool[Spool.stiction, s]

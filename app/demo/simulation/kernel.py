@@ -80,6 +80,7 @@ def advance(
             state.spool[m],
             state.spool_speed[m],
             state.coil[m],
+            state.spool_command[m],
             state.position[m],
             state.velocity[m],
             state.speed[m],

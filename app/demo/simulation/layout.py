@@ -103,6 +103,7 @@ class Stroke(IntEnum):
 class Measure(IntEnum):
     """What a sensor may measure; those before `power` are means over the steps of a second.
 
+    `valve_command` is the opening commanded to a spool, by current or pilot pressure;
     `efficiency` is the hydraulic power at the outlet of a branch over the first drive's electric
     power; `cooler_effectiveness` the oil's cooling over what its inlet is warmer than the ambient.
     """
@@ -120,20 +121,21 @@ class Measure(IntEnum):
     force = 10
     command = 11
     torque = 12
-    power = 13
-    current = 14
-    vibration = 15
-    oil_temperature = 16
-    body_temperature = 17
-    cooler_outlet = 18
-    return_temperature = 19
-    fan = 20
-    level = 21
-    contamination = 22
-    ambient = 23
-    cooler_power = 24
-    cooler_effectiveness = 25
-    efficiency = 26
+    valve_command = 13
+    power = 14
+    current = 15
+    vibration = 16
+    oil_temperature = 17
+    body_temperature = 18
+    cooler_outlet = 19
+    return_temperature = 20
+    fan = 21
+    level = 22
+    contamination = 23
+    ambient = 24
+    cooler_power = 25
+    cooler_effectiveness = 26
+    efficiency = 27
 
 
 class Counter(IntEnum):
@@ -211,6 +213,7 @@ class State(NamedTuple):
     spool: Floats
     spool_speed: Floats
     coil: Floats
+    spool_command: Floats
     position: Floats
     velocity: Floats
     speed: Floats
@@ -238,6 +241,7 @@ class One(NamedTuple):
     spool_at: Floats
     spool_speed: Floats
     coil: Floats
+    spool_command: Floats
     position: Floats
     velocity: Floats
     speed: Floats

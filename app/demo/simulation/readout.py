@@ -116,6 +116,8 @@ def sample_steps(
             value = signal[i]
         elif measure == Measure.torque:
             value = torque[i]
+        elif measure == Measure.valve_command:
+            value = one.spool_command[i]
         out[o] += value * dt
 
 

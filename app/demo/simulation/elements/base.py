@@ -48,6 +48,7 @@ USUAL: Mapping[str, Usual] = {
     "force": Usual("force", "kN", 1e-3),
     "command": Usual("ratio", "%", 100.0),
     "torque": Usual("torque", "Nm", 1.0),
+    "valve_command": Usual("ratio", "%", 100.0),
     "power": Usual("power", "kW", 1e-3),
     "current": Usual("current", "A", 1.0),
     "vibration": Usual("vibration", "mm/s", 1.0),
@@ -226,7 +227,7 @@ class Element(BaseModel):
         groups = {
             "branch": (Measure.differential_pressure, Measure.flow, Measure.efficiency),
             "actuator": (Measure.position, Measure.velocity, Measure.force),
-            "spool": (Measure.spool,),
+            "spool": (Measure.spool, Measure.valve_command),
             "drive": (Measure.speed, Measure.torque, Measure.power, Measure.current),
             "pump": (Measure.pump_flow, Measure.swash, Measure.leakage),
             "vibration": (Measure.vibration,),

@@ -253,6 +253,31 @@ def test_a_solenoid_opens_late_by_its_current_closes_at_once_and_fails_below_pul
     assert abs(means[1.0]).max() < 0.01
 
 
+def test_a_spool_that_sticks_is_apart_from_what_its_position_loop_commands():
+    parts = [
+        {**VALVE, "loop": "position", "target": "cylinder", "gain": 8.0,
+         "faults": {"stiction": {"life_h": 100}},
+         "sensors": [
+             {"id": "spool", "measures": "spool", "range": [-100, 100]},
+             {"id": "current", "measures": "valve_command", "range": [-100, 100]},
+         ]},
+        CYLINDER, {**DRIVE, "sensors": DRIVE_SENSORS}, PUMP, RELIEF, TANK,
+    ]  # fmt: skip
+    design = machine(components=parts, lines={"p": 2.0, "a": 0.5, "b": 0.5})
+    names = [sensor.sensor_id for _, sensor in design.sensors]
+    spool, current, position = (names.index(each) for each in ("spool", "current", "position"))
+    signals = [[0.2], [0.2], [0.6], [0.6]]
+    apart = {}
+    for severity in (0.0, 0.6):
+        found, _ = run(design, 30, [-1, 8, 20, 40], signals, {("valve", "stiction"): severity})
+        apart[severity] = float(np.abs(found[0, 2:, spool] - found[0, 2:, current]).mean())
+        target_T = np.interp(np.arange(30) + 0.5, [8, 20], [0.2, 0.6])
+        wanted_T = np.clip(8.0 * (target_T - found[0, :, position]), -1.0, 1.0)
+        assert found[0, 2:, current] == pytest.approx(wanted_T[2:], abs=0.03)
+    assert apart[0.0] < 0.01
+    assert apart[0.6] > 0.05
+
+
 def test_the_signal_of_a_proportional_relief_valve_scales_its_setting():
     load = {**RELIEF, "setting_signal": "command", "sensors": THROTTLE["sensors"][:1]}
     design = machine(components=[load, {**DRIVE, "sensors": DRIVE_SENSORS}, PUMP, TANK])
