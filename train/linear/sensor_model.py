@@ -195,7 +195,8 @@ def fit_summaries(
         return None
     fold_R = np.random.default_rng(seed).permutation(len(groups))[number_R.reshape(-1)] % FOLDS
     labelled_V = np.isfinite(health_RV).any(0)
-    unworn_R = (health_RV[:, labelled_V] >= UNWORN).all(1) & labelled_V.any()
+    unworn_R = np.asarray((health_RV[:, labelled_V] >= UNWORN).all(1), np.bool_)
+    unworn_R &= labelled_V.any()
     least = min(int((unworn_R & (fold_R != fold)).sum()) for fold in range(FOLDS))
     has_new = least >= FEWEST_WINDOWS
     square_RSQ = np.empty((*summary_RSY.shape[:2], len(LEAST_LIMITS)))
