@@ -255,6 +255,10 @@ class StoreUnavailable(StoreError):
     """The database or the object storage can't be reached; a retry may succeed."""
 
 
+class RowsRefused(StoreError):
+    """The database can't hold the rows themselves, however often they are written."""
+
+
 class ModelUnavailable(HydraulicDiagnosticsError):
     """No released version answered; a retry may succeed."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from app.core.errors import StoreError, StoreUnavailable
+from app.core.errors import RowsRefused, StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,13 @@ LOST = (
 )
 """Errors of a connection that was lost, or never made."""
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_PASSING = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""The server is there but can't write now: no disk or memory left, an error of its disk, or it is a
+standby that is not promoted yet."""
 
 
 class NotVisible(StoreError):
@@ -42,14 +49,15 @@ def translated() -> Iterator[None]:
     """Raise the project's error instead of one of asyncpg.
 
     Raises:
-        StoreUnavailable: the database can't be reached or did not answer in time.
-        StoreError: the database refused; `NotVisible` and `PartitionMissing` are two such cases.
+        StoreUnavailable: the database can't be reached, did not answer in time or can't write now.
+        RowsRefused: it can't hold the rows.
+        StoreError: it refused otherwise; `NotVisible` and `PartitionMissing` are two such cases.
     """
     try:
         yield
     except asyncpg.DataError as error:
         logger.warning("values refused", extra={"reason": str(error)})
-        raise StoreError(
+        raise RowsRefused(
             "expected values that the database can hold, found others "
             f"({type(error).__name__}): correct them"
         ) from error
@@ -81,6 +89,15 @@ def translated() -> Iterator[None]:
             "HYDRAULIC_POOL_SIZE, run fewer replicas, raise the server's max_connections, or put "
             "pgbouncer before it"
         ) from error
+    except _PASSING as error:
+        logger.warning(
+            "statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate}
+        )
+        raise StoreUnavailable(
+            f"expected a database that can write, found {error.sqlstate} "
+            f"({type(error).__name__}): give it disk or memory, or have the DSN lead to the "
+            "primary; then try again"
+        ) from error
     except LOST as error:
         logger.debug("database lost", extra={"reason": str(error)})
         raise StoreUnavailable(
@@ -103,7 +120,7 @@ def translated() -> Iterator[None]:
                 "expected a partition for the month of each row, found none: make it"
             ) from error
         logger.warning("rows refused", extra={"reason": str(error)})
-        raise StoreError(
+        raise RowsRefused(
             f"expected rows that the schema allows, found {error.sqlstate}: correct them"
         ) from error
     except asyncpg.PostgresError as error:

@@ -42,8 +42,17 @@ ARRIVED = "hydraulic.arrived"
 """Key in the ASGI scope: event loop time at which the request arrived."""
 DEADLINE = "hydraulic.deadline"
 """Key in the ASGI scope: event loop time until which the caller waits; absent without a limit."""
-SERVE_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
-"""Request headers that control Serve: from a caller they would switch its limits off."""
+SERVE_HEADERS = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"x-session-id",
+        b"serve-multiplexed-model-id",
+        b"serve_multiplexed_model_id",
+    }
+)
+"""Request headers that control Serve: a caller could switch its limits off by the first two; the
+others it decodes as UTF-8, and fails by itself where they are not."""
 NO_TIMEOUT = (b"x-request-timeout-seconds", b"0")
 BYPASS_HEADERS = ((b"x-request-disconnect-disabled", b"?1"), NO_TIMEOUT)
 """Request headers by which Serve watches neither the connection nor the timeout of a request."""

@@ -6,11 +6,13 @@ bits no caller can choose: a revoked key stops working within `CACHE_S`, an expi
 a known key works while the database is away. No key and no hash of one is ever logged or returned.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -64,6 +66,7 @@ class Authenticator:
         self._cache: LRUCache[bytes, _Cached] = LRUCache(CACHE_SIZE)
         # apart, so that a flood of wrong keys does not evict those that are known
         self._unknown: LRUCache[bytes, float] = LRUCache(CACHE_SIZE)
+        self._lookups: dict[bytes, asyncio.Task[KnownKey | None]] = {}
 
     async def require(self, headers: Mapping[str, str], scope: RouteScope) -> KnownKey:
         """Return the key of a request if it has a scope; the task works for its tenant from then.
@@ -123,6 +126,23 @@ class Authenticator:
         else:
             # only this request waits for the database; others use the cached key meanwhile
             self._cache[hashed] = cached._replace(at=now - CACHE_S + AWAY_S)
+        # a caller that goes away must not end the lookup: a revoked key would stay in the cache
+        lookup = self._lookups.get(hashed)
+        if lookup is None:
+            lookup = asyncio.create_task(self._looked_up(secret, hashed, now, cached))
+            self._lookups[hashed] = lookup
+            lookup.add_done_callback(partial(self._ended, hashed))
+        return await asyncio.shield(lookup)
+
+    def _ended(self, hashed: bytes, lookup: asyncio.Task[KnownKey | None]) -> None:
+        del self._lookups[hashed]
+        if not lookup.cancelled():
+            lookup.exception()  # nobody may wait for it any more
+
+    async def _looked_up(
+        self, secret: str, hashed: bytes, now: float, cached: _Cached | None
+    ) -> KnownKey | None:
+        """Look a key up in the database, and cache what was found."""
         try:
             found = await self._find_key(secret)
         except StoreUnavailable:

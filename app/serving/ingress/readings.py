@@ -147,7 +147,9 @@ class ReadingService:
 
         Raises:
             ReadingError: a reading is rejected; nothing has changed.
+            QuotaExceeded: as many readings as the quota are stored.
         """
+        self._quotas.check_readings()
         await self._check_changed(equipment_id, interval)
         options = ReadingOptions(equipment_id, ignore_columns, interval)
         parsed = await self._parse(upload, options)

@@ -19,12 +19,18 @@ import struct
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import orjson
 
-from app.core.errors import HydraulicDiagnosticsError, StoreUnavailable
+from app.core.errors import (
+    HydraulicDiagnosticsError,
+    RowsRefused,
+    StoreError,
+    StoreUnavailable,
+)
 from app.core.file_locks import open_lock, try_lock
 from app.core.tasks import end_tasks
 from app.serving.observability.metrics import Metrics
@@ -68,11 +74,12 @@ class Spool:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_waiting = False
+        metrics.before_scrape(lambda: metrics.spool_bytes.set(self._waiting_bytes()))
 
     @property
     def is_waiting(self) -> bool:
-        """Whether records of this replica wait, behind which later ones belong."""
-        return self._is_waiting
+        """Whether records of this replica, or adopted ones, wait: later ones belong behind them."""
+        return self._is_waiting or bool(self._adopted)
 
     def start(self) -> None:
         """Start to store what waits, in the running event loop."""
@@ -118,13 +125,12 @@ class Spool:
 
     def _append(self, record: bytes) -> None:
         own = self._own or self._make_own()
-        waiting = sum(path.stat().st_size for path in self._directory.glob(f"*/{_RECORDS}"))
+        waiting = self._waiting_bytes()
         if waiting + len(record) > self._max_bytes:
             raise StoreUnavailable(
                 f"expected at most {self._max_bytes} bytes of readings to wait for the database, "
                 f"found {waiting}: send them again when it is back"
             )
-        self._metrics.spool_bytes.set(waiting + len(record))
         path = own / _RECORDS
         is_new = not path.exists()
         with path.open("ab") as file:
@@ -138,6 +144,14 @@ class Spool:
                 raise
         if is_new:
             _sync(own)
+
+    def _waiting_bytes(self) -> int:
+        """Return the bytes of all replicas' records on this machine."""
+        total = 0
+        for path in self._directory.glob(f"*/{_RECORDS}"):
+            with suppress(FileNotFoundError):  # stored meanwhile by its replica
+                total += path.stat().st_size
+        return total
 
     def _make_own(self) -> Path:
         own = self._directory / f"{time.time_ns():020d}-{secrets.token_hex(4)}"
@@ -162,6 +176,7 @@ class Spool:
             except Exception:
                 # a task that ends would never store what waits
                 logger.exception("spool not stored")
+                await asyncio.sleep(LONGEST_PAUSE_S)
             try:
                 async with asyncio.timeout(ADOPT_S):
                     await self._wake.wait()
@@ -184,8 +199,11 @@ class Spool:
     async def _drain(self) -> None:
         while self._adopted:
             path, lock_fd = self._adopted[0]
-            await self._store_file(path / _RECORDS, 0)
-            await asyncio.to_thread(_remove, path)
+            try:
+                await self._store_file(path / _RECORDS, 0)
+                await asyncio.to_thread(_remove, path)
+            except FileNotFoundError:
+                logger.info("adopted readings are gone", extra={"directory": path.name})
             del self._adopted[0]
             os.close(lock_fd)
         self._wake.clear()
@@ -198,7 +216,6 @@ class Spool:
                 if path.stat().st_size <= stored:
                     path.unlink()
                     self._is_waiting = False
-                    self._metrics.spool_bytes.set(0)
                     logger.info("readings stored that had waited")
                     return
 
@@ -212,6 +229,10 @@ class Spool:
             except StoreUnavailable:
                 raise
             except HydraulicDiagnosticsError as error:
+                if isinstance(error, StoreError) and not isinstance(error, RowsRefused):
+                    # not the record's fault: it waits until an operator has mended the database
+                    logger.warning("spool refused", extra={"reason": error.message})
+                    raise StoreUnavailable(error.message) from error
                 # no caller waits any more; an operator can look into it
                 await asyncio.to_thread(self._keep_refused, record)
                 names = sorted({block.equipment_id for block in blocks})

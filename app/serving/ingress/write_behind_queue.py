@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge
 
 from app.core.errors import StoreError
 from app.core.tasks import end_tasks
+from app.store.caller import SERVICE, acting_as
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,9 @@ class WriteBehindQueue(Generic[Entry]):
             for start in range(0, len(entries), MAX_STATEMENT_ENTRIES):
                 batch = entries[start : start + MAX_STATEMENT_ENTRIES]
                 started = time.perf_counter()
-                await self._insert(batch)
+                # entries are of all tenants, whoever waits for them to be written
+                with acting_as(SERVICE):
+                    await self._insert(batch)
                 if self._observe is not None:
                     self._observe(time.perf_counter() - started)
                 for entry in batch:

@@ -1,7 +1,7 @@
 import asyncpg
 import pytest
 
-from app.core.errors import StoreError, StoreUnavailable
+from app.core.errors import RowsRefused, StoreError, StoreUnavailable
 from app.store.pool import Database, PoolLimits
 from app.store.store import Store
 from tests.conftest import run_sql
@@ -40,3 +40,20 @@ async def test_message_of_a_full_server_names_the_setting_to_change(database: Da
     with pytest.raises(StoreUnavailable, match="lower HYDRAULIC_POOL_SIZE"):
         async with database.session():
             raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [asyncpg.DiskFullError, asyncpg.PostgresIOError, asyncpg.ReadOnlySQLTransactionError],
+)
+async def test_database_that_cannot_write_now_is_unavailable(
+    database: Database, error: type[asyncpg.PostgresError]
+):
+    with pytest.raises(StoreUnavailable, match="a database that can write"):
+        async with database.session():
+            raise error("could not extend file")
+
+
+async def test_rows_that_no_retry_can_store_have_an_error_of_their_own(database: Database):
+    with pytest.raises(RowsRefused):
+        await database.fetch("get_diagnosis", 5)

@@ -1,6 +1,7 @@
 """API keys and their scopes."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -80,6 +81,42 @@ async def test_revoked_key_stops_when_its_cache_entry_expires():
     clock.now += CACHE_S
     with pytest.raises(Unauthenticated):
         await authenticator.require(bearer("reader"), "read")
+
+
+async def test_cancelled_lookup_does_not_prolong_a_revoked_key():
+    keys, clock = Keys(reader="read"), Clock()
+    held = asyncio.Event()
+
+    async def slow(secret: str) -> KnownKey | None:
+        await held.wait()
+        return await keys.find(secret)
+
+    held.set()
+    authenticator = Authenticator(slow, clock=clock)
+    await authenticator.require(bearer("reader"), "read")
+    keys.known.clear()
+    held.clear()
+    clock.now += CACHE_S
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await authenticator.require(bearer("reader"), "read")
+    held.set()
+    await asyncio.sleep(0.01)
+    with pytest.raises(Unauthenticated):
+        await authenticator.require(bearer("reader"), "read")
+
+
+async def test_lookup_that_fails_without_anyone_waiting_is_silent(caplog: pytest.LogCaptureFixture):
+    async def away(_: str) -> KnownKey | None:
+        await asyncio.sleep(0.01)
+        raise StoreUnavailable("away")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await Authenticator(away).require(bearer("reader"), "read")
+    await asyncio.sleep(0.02)
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_expired_key_stops_at_once_even_while_the_database_is_away():

@@ -32,6 +32,26 @@ async def test_one_key_too_many_is_refused(client: httpx.AsyncClient, service: S
     assert [each.status_code for each in answers] == [201, 409]
 
 
+async def test_key_is_rotated_at_the_quota(client: httpx.AsyncClient, service: Service):
+    service.quotas.set_quotas(QuotaConfig(keys=2))
+    created = await client.post("/v1/keys", json={"name": "one", "scopes": ["read"]})
+    rotated = await client.post("/v1/keys/one/rotate")
+    assert (created.status_code, rotated.status_code) == (201, 200)
+    assert rotated.json()["key"] != created.json()["key"]
+
+
+async def test_replaced_interval_counts_as_readings(client: httpx.AsyncClient, service: Service):
+    await ready(client)
+    service.quotas.set_quotas(QuotaConfig(readings=100))
+    service.quotas._readings = 100
+    refused = await client.put(
+        "/v1/equipment/hydraulic-rig/readings",
+        params={"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"},
+        json=[],
+    )
+    assert (refused.status_code, refused.json()["type"][-5:]) == (409, "quota")
+
+
 async def test_readings_are_refused_once_as_many_are_estimated(store: Store):
     quotas = Quotas(store)
     await quotas.estimate()

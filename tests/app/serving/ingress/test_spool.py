@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.errors import StoreUnavailable, UnknownEquipment
+from app.core.errors import StoreError, StoreUnavailable, UnknownEquipment
 from app.serving.ingress import spool as module
 from app.serving.ingress.spool import Spool
 from app.serving.observability.metrics import Metrics
@@ -41,6 +42,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.away = True
+        self.refuses = False
         self.taken: list[tuple[Sequence[Readings], str | None]] = []
         self.tried = 0
 
@@ -48,6 +50,8 @@ class FakeStore:
         self.tried += 1
         if self.away:
             raise StoreUnavailable("away")
+        if self.refuses:
+            raise StoreError("expected a password that the database accepts")
         if blocks[0].equipment_id == "gone":
             raise UnknownEquipment("gone")
         self.taken.append((blocks, replaced_by))
@@ -208,3 +212,53 @@ async def test_record_that_the_store_refuses_is_kept_apart_and_the_others_go_on(
     assert store.numbers == [0, 2]
     kept, _ = module._record_at(tmp_path / "spool" / "refused", 0) or (b"", 0)
     assert b'"gone"' in kept
+
+
+async def test_database_that_refuses_everything_keeps_the_records_waiting(
+    spools: Callable[..., Spool], store: FakeStore, tmp_path: Path
+):
+    store.away, store.refuses = False, True
+    spool = spools()
+    await spool.put([block(0)], None)
+    await until(lambda: store.tried > 3)
+    assert spool.is_waiting
+    store.refuses = False
+    await until(lambda: not spool.is_waiting)
+    assert store.numbers == [0]
+    assert not (tmp_path / "spool" / "refused").exists()
+
+
+async def test_what_a_replica_left_is_in_the_gauge_and_goes_before_later_readings(
+    store: FakeStore, tmp_path: Path
+):
+    first = Spool(tmp_path / "spool", store, Metrics())
+    await first.put([block(0)], None)
+    await first.close()
+    metrics = Metrics()
+    spool = Spool(tmp_path / "spool", store, metrics)
+    spool.start()
+    await until(lambda: store.tried > 1)
+    assert spool.is_waiting
+    size = next((tmp_path / "spool").glob("*/records")).stat().st_size
+    assert "hydraulic_spool_bytes{" in metrics.exposition().decode()
+    assert metrics.spool_bytes._value.get() == size
+    store.away = False
+    await until(lambda: not spool.is_waiting)
+    metrics.exposition()
+    assert metrics.spool_bytes._value.get() == 0
+    await spool.close()
+
+
+async def test_directory_that_is_gone_does_not_hold_up_the_others(
+    spools: Callable[..., Spool], store: FakeStore, tmp_path: Path
+):
+    first = Spool(tmp_path / "spool", store, Metrics())
+    await first.put([block(0)], None)
+    await first.close()
+    spool = spools()
+    await spool.put([block(1)], None)
+    await until(lambda: bool(spool._adopted))
+    shutil.rmtree(spool._adopted[0][0])
+    store.away = False
+    await until(lambda: not spool.is_waiting)
+    assert store.numbers == [1]

@@ -11,6 +11,7 @@ from app.core.errors import StoreUnavailable
 from app.serving.ingress import write_behind_queue as module
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
+from app.store.caller import SERVICE, Caller, acting_as, current_caller
 from app.store.diagnoses import StoredDiagnosis
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,3 +144,17 @@ async def test_queue_goes_on_after_an_error_nobody_expected(monkeypatch, caplog)
     assert database.statements == [["d1"]]
     assert "no such thing" in caplog.text
     await queue.close()
+
+
+async def test_diagnoses_of_all_tenants_are_written_whoever_waits_for_them():
+    callers = []
+
+    async def insert(_: Sequence[StoredDiagnosis]) -> None:
+        callers.append(current_caller())
+
+    queue = queue_of(insert, Metrics())
+    queue.add(numbered(1))
+    with acting_as(Caller("north", "reader")):
+        await queue.flush()
+        assert current_caller() == Caller("north", "reader")
+    assert callers == [SERVICE]
