@@ -279,7 +279,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
                 f"expected an API key in '{settings.var_dir}', found none: start the service once, "
                 "or run `hydraulic keys create`",
             )
-    facts, skew_s, key = asyncio.run(_read_database(address, secret))
+    statements = settings.statement_cache_size
+    facts, skew_s, key = asyncio.run(_read_database(address, secret, statements))
     yield _edition(facts, settings)
     yield _schema(facts)
     yield _clock(skew_s)
@@ -297,12 +298,18 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 async def _read_database(
-    address: str, secret: str | None
+    address: str, secret: str | None, statement_cache_size: int
 ) -> tuple[DatabaseFacts, float, KnownKey | None]:
     """Return what the database is, its clock's lead over this one in seconds, and the key."""
     store = Store(
         address,
-        PoolLimits(max_size=1, acquire_timeout_s=LIMIT_S, command_timeout_s=LIMIT_S, retry_s=0.0),
+        PoolLimits(
+            max_size=1,
+            acquire_timeout_s=LIMIT_S,
+            command_timeout_s=LIMIT_S,
+            retry_s=0.0,
+            statement_cache_size=statement_cache_size,
+        ),
     )
     try:
         before = time.time()

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.core.errors import StoreError
 from app.core.settings import without_passwords
 from app.store.audit import AuditRepository
+from app.store.caller import SERVICE
 from app.store.migrate import DatabaseFacts, Edition, facts_of
 from app.store.pool import Database, Session
 from app.store.statements import Row, queries
@@ -247,9 +248,12 @@ async def _install(database: Database, version: str) -> None:
 
 
 async def _count(session: Session) -> dict[str, int]:
-    await session.execute(queries()["create_row_counter"])
-    names = [row["name"] for row in await session.fetch(queries()["backup_tables"])]
-    return {name: await session.fetchval(queries()["count_rows"], name) for name in names}
+    """Count the rows of all tenants, also as an owner that the policies apply to."""
+    async with session.transaction():
+        await session.fetch(queries()["act_for"], SERVICE.setting, SERVICE.actor)
+        await session.execute(queries()["create_row_counter"])
+        names = [row["name"] for row in await session.fetch(queries()["backup_tables"])]
+        return {name: await session.fetchval(queries()["count_rows"], name) for name in names}
 
 
 def _compare(expected: Mapping[str, int], found: Mapping[str, int]) -> None:

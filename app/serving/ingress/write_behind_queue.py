@@ -103,7 +103,7 @@ class WriteBehindQueue(Generic[Entry]):
             for start in range(0, len(entries), MAX_STATEMENT_ENTRIES):
                 batch = entries[start : start + MAX_STATEMENT_ENTRIES]
                 started = time.perf_counter()
-                # entries are of all tenants, whoever waits for them to be written
+                # entries are of all tenants, not only of the caller that waits for them
                 with acting_as(SERVICE):
                     await self._insert(batch)
                 if self._observe is not None:

@@ -16,7 +16,7 @@ from app.store.caller import Caller, acting_as
 from app.store.readings import Readings
 from app.store.store import Store
 from tests.app.store.test_health import ALL, healthy, insert
-from tests.conftest import run_sql, with_database
+from tests.conftest import TIMESCALE_DSN, run_sql, with_database
 from tests.machines import make_machine
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -88,6 +88,26 @@ async def contents(store: Store) -> dict[str, object]:
     found["keys"] = await store.list_keys()
     found["audit"] = await store.verify_audit()
     return found
+
+
+@pytest.mark.skipif(TIMESCALE_DSN is not None, reason="TimescaleDB has superusers alone restore")
+async def test_owner_that_policies_apply_to_restores_every_row(
+    written: Store, server_dsn: str, database_dsn: str, tmp_path: Path
+):
+    name = "hydraulic_restorer"
+    file = tmp_path / "hydraulic.dump"
+    made = await back_up(database_dsn, file)
+    await run_sql(
+        server_dsn,
+        f"create role {name} login createrole",
+        f"grant hydraulic_application to {name} with admin option",
+        f"create database {name} owner {name}",
+    )
+    dsn = f"{with_database(server_dsn, name)}&options=-c%20role%3D{name}"
+    try:
+        assert await restore(dsn, file) == made
+    finally:
+        await run_sql(server_dsn, f"drop database {name} with (force)", f"drop role {name}")
 
 
 async def test_everything_is_restored_and_the_restored_store_works(

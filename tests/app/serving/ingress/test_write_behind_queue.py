@@ -146,7 +146,7 @@ async def test_queue_goes_on_after_an_error_nobody_expected(monkeypatch, caplog)
     await queue.close()
 
 
-async def test_diagnoses_of_all_tenants_are_written_whoever_waits_for_them():
+async def test_diagnoses_of_all_tenants_are_written_for_any_caller():
     callers = []
 
     async def insert(_: Sequence[StoredDiagnosis]) -> None:
