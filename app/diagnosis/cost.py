@@ -13,6 +13,11 @@ MAX_EXPLAINED_CELLS = 1_000_000
 sensors, 120 components and 200 connections in both directions are that many."""
 
 
+MAX_PASS_CELLS = 1_000_000
+"""Most cells of one forward pass, about a second of a core and some hundred megabytes for each
+layer; the largest topology, of 4,096 connections, may have more than 100 steps."""
+
+
 def pass_cells(equipment: Equipment) -> int:
     """Return the cells of one forward pass over one window of a machine."""
     return equipment.once("pass_cells", lambda: _pass_cells(equipment))
@@ -21,6 +26,23 @@ def pass_cells(equipment: Equipment) -> int:
 def diagnosis_cells(equipment: Equipment, *, explain: bool) -> int:
     """Return the cells of all forward passes of one diagnosis."""
     return pass_cells(equipment) * (1 + len(equipment.sensors) if explain else 1)
+
+
+def check_pass(cells: int) -> None:
+    """Refuse a window that takes too long, or too much memory, in one forward pass.
+
+    Args:
+        cells: of the pass.
+
+    Raises:
+        LimitExceeded: it has more than `MAX_PASS_CELLS`.
+    """
+    if cells > MAX_PASS_CELLS:
+        raise LimitExceeded(
+            f"expected a machine of at most {MAX_PASS_CELLS} cells a window (steps x (sensors + "
+            f"components + edges)), found {cells}: give its topology fewer `steps`",
+            "equipment.steps",
+        )
 
 
 def check_explainable(cells: int) -> None:

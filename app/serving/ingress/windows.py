@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.core.errors import InputError, WindowError
-from app.diagnosis.cost import check_explainable, diagnosis_cells
+from app.diagnosis.cost import check_explainable, check_pass, diagnosis_cells, pass_cells
 from app.features.binning import Floats, bin_series
 from app.schemas.diagnosed_input import Window
 from app.schemas.diagnosis import DiagnosisRequest
@@ -210,6 +210,7 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
         registered if request.equipment is None else _inline_equipment(request, request.equipment)
     )
     assert equipment is not None
+    check_pass(pass_cells(equipment))
     if request.explain:
         check_explainable(diagnosis_cells(equipment, explain=True))
     if request.readings is None:

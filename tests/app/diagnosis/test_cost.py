@@ -8,7 +8,14 @@ import pytest
 from app.core.errors import LimitExceeded
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.cost import MAX_EXPLAINED_CELLS, check_explainable, diagnosis_cells, pass_cells
+from app.diagnosis.cost import (
+    MAX_EXPLAINED_CELLS,
+    MAX_PASS_CELLS,
+    check_explainable,
+    check_pass,
+    diagnosis_cells,
+    pass_cells,
+)
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, build_topology
 from app.schemas.equipment import Equipment
@@ -72,3 +79,9 @@ def test_explanation_of_many_components_and_connections_is_refused_with_few_sens
     with pytest.raises(LimitExceeded, match=f"found {cells}: leave `explain` out") as caught:
         check_explainable(cells)
     assert caught.value.field == "explain"
+
+
+def test_window_that_takes_seconds_of_one_pass_is_refused():
+    check_pass(MAX_PASS_CELLS)
+    with pytest.raises(LimitExceeded, match="give its topology fewer `steps`"):
+        check_pass(MAX_PASS_CELLS + 1)

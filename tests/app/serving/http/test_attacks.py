@@ -25,6 +25,14 @@ async def test_explanation_of_a_large_graph_with_few_sensors_is_refused(client: 
     assert f"at most {MAX_EXPLAINED_CELLS} cells" in answer.json()["detail"]
 
 
+async def test_large_graph_of_many_steps_is_refused(client: httpx.AsyncClient):
+    request = large_request()
+    request["equipment"] |= {"window_s": 600.0, "steps": 600}  # type: ignore[operator]
+    request["readings"]["values"] = {each: [100.0] * 600 for each in LARGE.sensor_ids}  # type: ignore[index]
+    answer = await client.post("/v1/diagnoses", json=request)
+    assert (answer.status_code, answer.json()["field"]) == (413, "equipment.steps")
+
+
 async def test_large_graphs_run_one_after_the_other_and_delay_no_small_one(
     client: httpx.AsyncClient,
 ):
