@@ -119,7 +119,8 @@ class EquipmentRegistry:
             InputError: the body is about another equipment than the path.
             QuotaExceeded: it would be one machine too many.
         """
-        equipment = read_equipment(body, "the body")
+        # some megabytes of YAML take seconds
+        equipment = await asyncio.to_thread(read_equipment, body, "the body")
         if equipment.equipment_id != equipment_id:
             raise InputError(
                 f"expected equipment_id '{equipment_id}' as in the path, found "
@@ -133,7 +134,8 @@ class EquipmentRegistry:
         self._change(equipment_id, equipment)
         if put.restored:
             await self.renew([equipment_id])  # its baseline is in force again
-        warnings = [finding for finding in lint(equipment) if finding.severity == "warning"]
+        findings = await asyncio.to_thread(lint, equipment)
+        warnings = [finding for finding in findings if finding.severity == "warning"]
         unknown = _untrained(equipment, await self._trained_sensors(equipment.design))
         return PutAnswer(
             equipment_id=equipment_id,

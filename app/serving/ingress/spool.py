@@ -109,7 +109,7 @@ class Spool:
         Raises:
             StoreUnavailable: the spool is full, or the disk can't be written.
         """
-        record = _encoded(blocks, replaced_by)
+        record = await asyncio.to_thread(_encoded, blocks, replaced_by)
         async with self._writing:
             try:
                 await asyncio.to_thread(self._append, record)
@@ -223,7 +223,7 @@ class Spool:
         """Store the records of a file from a position on; return where the last whole one ends."""
         while (found := await asyncio.to_thread(_record_at, path, start)) is not None:
             record, end = found
-            blocks, replaced_by = _decoded(record)
+            blocks, replaced_by = await asyncio.to_thread(_decoded, record)
             try:
                 await self._store(blocks, replaced_by)
             except StoreUnavailable:

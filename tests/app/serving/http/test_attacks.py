@@ -26,9 +26,10 @@ async def test_explanation_of_a_large_graph_with_few_sensors_is_refused(client: 
 
 
 async def test_large_graph_of_many_steps_is_refused(client: httpx.AsyncClient):
-    request = large_request()
-    request["equipment"] |= {"window_s": 600.0, "steps": 600}  # type: ignore[operator]
-    request["readings"]["values"] = {each: [100.0] * 600 for each in LARGE.sensor_ids}  # type: ignore[index]
+    topology = LARGE.model_dump(mode="json", exclude_none=True) | {"window_s": 600.0, "steps": 600}
+    values = {sensor_id: [100.0] * 600 for sensor_id in LARGE.sensor_ids}
+    readings = {"start": START, "step_s": 1.0, "values": values}
+    request = large_request(equipment=topology, readings=readings)
     answer = await client.post("/v1/diagnoses", json=request)
     assert (answer.status_code, answer.json()["field"]) == (413, "equipment.steps")
 

@@ -115,3 +115,18 @@ async def test_body_that_stops_is_a_timeout_of_the_body_and_not_of_a_version(
         answer = await client.post(path, content=stopping())
         assert answer.status_code == 408, answer.text
         assert answer.json()["type"].endswith(":body-timeout")
+
+
+async def test_body_of_a_batch_that_drips_is_a_timeout(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(common, "BODY_S", 0.2)
+
+    async def dripping():  # type: ignore[no-untyped-def]
+        for _ in range(1_000):
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    answer = await client.post("/v1/diagnoses/batch", content=dripping())
+    assert answer.status_code == 408, answer.text
+    assert "the whole body within 0.2 s" in answer.json()["detail"]
