@@ -261,4 +261,5 @@ async def test_directory_that_is_gone_does_not_hold_up_the_others(
     shutil.rmtree(spool._adopted[0][0])
     store.away = False
     await until(lambda: not spool.is_waiting)
-    assert store.numbers == [1]
+    # the record of the other may have been read before
+    assert store.numbers in ([1], [0, 1])
