@@ -15,7 +15,7 @@ sensors, 120 components and 200 connections in both directions are that many."""
 
 MAX_PASS_CELLS = 1_000_000
 """Most cells of one forward pass, about a second of a core and some hundred megabytes for each
-layer; the largest topology, of 4,096 connections, may have more than 100 steps."""
+layer; the largest topology, of 4,096 connections, may have about 100 steps."""
 
 
 def pass_cells(equipment: Equipment) -> int:

@@ -90,7 +90,7 @@ async def contents(store: Store) -> dict[str, object]:
     return found
 
 
-@pytest.mark.skipif(TIMESCALE_DSN is not None, reason="TimescaleDB has superusers alone restore")
+@pytest.mark.skipif(bool(TIMESCALE_DSN), reason="TimescaleDB has superusers alone restore")
 async def test_owner_that_policies_apply_to_restores_every_row(
     written: Store, server_dsn: str, database_dsn: str, tmp_path: Path
 ):

@@ -15,6 +15,7 @@ from app.serving.fastpath.disconnect_monitor import (
     ARRIVED,
     BYPASS_HEADERS,
     DEADLINE,
+    SERVE_HEADERS,
     TIMEOUT_S,
     CallerHeaders,
     DisconnectMonitor,
@@ -215,6 +216,23 @@ def test_timeout_is_that_of_the_other_routes():
 
 def test_outside_a_replica_serve_keeps_its_own_monitoring():
     assert [each.cls for each in middlewares()] == [CallerHeaders]
+
+
+@pytest.mark.parametrize("name", sorted(SERVE_HEADERS))
+async def test_headers_that_serve_reads_by_itself_are_taken_from_callers(name: bytes):
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def inner(scope: Message, *_: object) -> None:
+        seen.append(scope["headers"])
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"a", b"b"), (name, b"\xff")],
+    }
+    await CallerHeaders(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+    assert seen == [[(b"a", b"b")]]
 
 
 async def test_callers_can_not_switch_serves_limits_off():
